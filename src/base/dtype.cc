@@ -1,0 +1,108 @@
+#include "base/dtype.h"
+
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+
+namespace polylora {
+namespace {
+
+struct DTypeRow {
+  std::string_view name;
+  int block_size;
+  int block_bytes;
+};
+
+constexpr DTypeRow kRows[] = {
+    {"F32", 1, 4}, {"F16", 1, 2}, {"BF16", 1, 2}, {"F64", 1, 8},    {"I64", 1, 8},    {"I32", 1, 4},   {"I16", 1, 2},
+    {"I8", 1, 1},  {"U8", 1, 1},  {"BOOL", 1, 1}, {"Q8_0", 32, 34}, {"Q4_0", 32, 18}, {"Q4_1", 32, 20},
+};
+
+const DTypeRow& row_of(DType dtype) { return kRows[static_cast<size_t>(dtype)]; }
+
+template <typename T>
+T load(const std::byte* at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
+void dequantize_nibbles(const std::byte* block, int64_t blocks, bool has_min, float* out) {
+  const int header = has_min ? 4 : 2;
+  for (int64_t b = 0; b < blocks; ++b, block += header + 16, out += 32) {
+    const float scale = f16_to_f32(load<uint16_t>(block));
+    const float min = has_min ? f16_to_f32(load<uint16_t>(block + 2)) : -8.0f * scale;
+    for (int i = 0; i < 16; ++i) {
+      const auto pair = static_cast<uint8_t>(block[header + i]);
+      out[i] = scale * static_cast<float>(pair & 15) + min;
+      out[i + 16] = scale * static_cast<float>(pair >> 4) + min;
+    }
+  }
+}
+
+}  // namespace
+
+std::string_view dtype_name(DType dtype) { return row_of(dtype).name; }
+int dtype_block_size(DType dtype) { return row_of(dtype).block_size; }
+int dtype_block_bytes(DType dtype) { return row_of(dtype).block_bytes; }
+
+void dequantize_row(DType dtype, const void* row, int64_t n, float* out) {
+  const auto* bytes = static_cast<const std::byte*>(row);
+  switch (dtype) {
+    case DType::kF32:
+      std::memcpy(out, bytes, static_cast<size_t>(n) * sizeof(float));
+      return;
+    case DType::kBf16:
+      for (int64_t i = 0; i < n; ++i) out[i] = bf16_to_f32(load<uint16_t>(bytes + 2 * i));
+      return;
+    case DType::kF16:
+      for (int64_t i = 0; i < n; ++i) out[i] = f16_to_f32(load<uint16_t>(bytes + 2 * i));
+      return;
+    case DType::kF64:
+      for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(load<double>(bytes + 8 * i));
+      return;
+    case DType::kQ8_0:
+      for (int64_t b = 0; b < n / 32; ++b, bytes += 34, out += 32) {
+        const float scale = f16_to_f32(load<uint16_t>(bytes));
+        for (int i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(static_cast<int8_t>(bytes[2 + i]));
+      }
+      return;
+    case DType::kQ4_0:
+      dequantize_nibbles(bytes, n / 32, false, out);
+      return;
+    case DType::kQ4_1:
+      dequantize_nibbles(bytes, n / 32, true, out);
+      return;
+    default:
+      fail(ErrorCode::kUnsupported, "cannot read {} elements as weights", dtype_name(dtype));
+  }
+}
+
+float f16_to_f32(uint16_t bits) {
+  const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
+  const uint32_t exponent = (bits >> 10) & 0x1fu;
+  const uint32_t mantissa = bits & 0x3ffu;
+  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24 is exact in f32
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return sign ? -magnitude : magnitude;
+  }
+  const uint32_t exponent32 = exponent == 31 ? 255u : exponent + 112u;
+  return std::bit_cast<float>(sign | (exponent32 << 23) | (mantissa << 13));
+}
+
+uint16_t f32_to_f16(float value) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const auto sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // rounds up past 65504
+  if (magnitude < 0x38800000u) {  // subnormal result: round the multiple of 2^-24 to nearest even
+    const float scaled = std::nearbyint(std::bit_cast<float>(magnitude) * 0x1p24f);
+    return static_cast<uint16_t>(sign | static_cast<uint16_t>(scaled));
+  }
+  const uint32_t rounded = magnitude + 0xfffu + ((magnitude >> 13) & 1u);
+  return static_cast<uint16_t>(sign | ((rounded - 0x38000000u) >> 13));
+}
+
+}  // namespace polylora
