@@ -1,0 +1,93 @@
+// Matrices as a backend holds them: packed once at load, opaque afterwards.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "base/dtype.h"
+
+namespace polylora {
+
+/// How a linear's weight is stored and which arithmetic goes with it. The numeric path is a property of the
+/// format, never of the number of rows in the batch: that is what makes replies batch-invariant.
+///   f32   f32 activations, f32 products
+///   bf16  activations rounded to bf16, products and sums in f32
+///   q8/q4 groups of 32 along K: w = scale*q + min with unsigned q; activations rounded to int8 per row and
+///         group of 32, exact integer sums within a group, f32 across groups
+enum class WeightFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };
+
+std::string_view weight_format_name(WeightFormat format);  // "float32", "bfloat16", "q8", "q4"
+
+/// Where a matrix comes from: a list of rows, each a pointer into a mapped checkpoint. Fusing q/k/v, stitching
+/// shards and undoing GGUF's q/k permutation are nothing but lists of rows. Not owned; must outlive the pack call.
+struct WeightSource {
+  struct Row {
+    const void* data = nullptr;
+    DType dtype = DType::kF32;
+  };
+  int64_t cols = 0;  // K, the input width; a multiple of the block size of every row's dtype
+  std::vector<Row> rows;
+};
+
+/// The narrowest format that holds every row exactly: q4 for Q4_0/Q4_1 alone, q8 for those with Q8_0,
+/// bf16 for bf16, f32 otherwise.
+WeightFormat native_format(const WeightSource& source);
+
+/// A packed matrix w[N,K]. Immutable; shared freely between threads.
+class Weight {
+ public:
+  virtual ~Weight() = default;
+  virtual WeightFormat format() const = 0;
+  virtual int64_t rows() const = 0;   // N
+  virtual int64_t cols() const = 0;   // K
+  virtual size_t bytes() const = 0;  // resident
+};
+
+/// One LoRA pair on a row range of a (fused) linear: y[:, n_begin : n_begin+n_count] += scale * (x·Aᵀ)·Bᵀ.
+struct LoraPairSource {
+  int64_t n_begin = 0;
+  int64_t n_count = 0;
+  int64_t rank = 0;
+  float scale = 1.0f;
+  const void* a = nullptr;  // [rank, K] row-major in `dtype` (PEFT's lora_A.weight)
+  const void* b = nullptr;  // [n_count, rank] row-major in `dtype` (PEFT's lora_B.weight)
+  DType dtype = DType::kF32;
+};
+
+/// All LoRA pairs of one adapter on one linear (q, k, v share the fused qkv linear).
+struct LoraSource {
+  int64_t k = 0;  // input width of the linear
+  int64_t n = 0;  // output width of the (fused) linear
+  std::vector<LoraPairSource> pairs;
+};
+
+/// Packed LoRA pairs of one adapter on one linear. Immutable; shared freely between threads.
+class LoraWeight {
+ public:
+  virtual ~LoraWeight() = default;
+  virtual int64_t total_rank() const = 0;  // sum over the pairs
+  virtual size_t bytes() const = 0;
+};
+
+/// Keys and values of all layers in pages of kKvPageSize tokens. The layout inside is the backend's business.
+/// A page belongs to one sequence position range; pages of one sequence need not be adjacent.
+inline constexpr int kKvPageSize = 16;
+
+struct KvCacheShape {
+  int layers = 0;
+  int pages = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  DType dtype = DType::kBf16;  // kF32 or kBf16
+};
+
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  virtual const KvCacheShape& shape() const = 0;
+  virtual size_t bytes() const = 0;
+};
+
+}  // namespace polylora
