@@ -1,0 +1,82 @@
+// The weights of a base model, and the one list that names every tensor of it.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/config.h"
+#include "ops/weight.h"
+
+namespace polylora {
+
+/// The four linears of a layer as they are stored: q, k, v fused; gate and up fused.
+enum class Site : uint8_t { kQkv, kO, kGateUp, kDown };
+inline constexpr int kSiteCount = 4;
+
+/// A linear module under the name that checkpoints and PEFT's target_modules use: rows
+/// [n_begin, n_begin + n_count) of a fused linear with input width k.
+struct LinearModule {
+  std::string_view path;  // within a layer: "self_attn.q_proj"
+  std::string_view name;  // "q_proj"
+  Site site = Site::kQkv;
+  int64_t n_begin = 0;
+  int64_t n_count = 0;
+  int64_t k = 0;
+  bool has_bias = false;
+};
+
+/// The seven modules of every layer, in checkpoint order: q, k, v, o, gate, up, down.
+std::array<LinearModule, 7> linear_modules(const ModelConfig& config);
+
+/// Output width of a fused linear.
+int64_t site_rows(const ModelConfig& config, Site site);
+
+/// "model.layers.3.self_attn.q_proj", as PEFT matches target_modules and patterns against.
+std::string module_path(int layer, const LinearModule& module);
+
+/// One tensor of an HF checkpoint of this model.
+struct TensorSpec {
+  enum class Role : uint8_t { kEmbedding, kInputNorm, kPostAttentionNorm, kLinearWeight, kLinearBias, kFinalNorm, kLmHead };
+  std::string name;  // "model.layers.0.self_attn.q_proj.weight"
+  Role role = Role::kEmbedding;
+  int layer = -1;
+  int module = -1;       // index into linear_modules, for kLinear*
+  int64_t rows = 0;      // 1-D tensors: rows = length, cols = 0
+  int64_t cols = 0;
+};
+
+/// Calls fn for every tensor, in checkpoint order. Loading, merging and exporting all walk this list.
+void for_each_tensor(const ModelConfig& config, const std::function<void(const TensorSpec&)>& fn);
+
+struct Linear {
+  std::unique_ptr<Weight> weight;
+  std::vector<float> bias;  // empty: none
+};
+
+struct Layer {
+  std::array<Linear, kSiteCount> linears;
+  std::vector<float> input_norm;
+  std::vector<float> post_attention_norm;
+
+  const Linear& at(Site site) const { return linears[static_cast<size_t>(site)]; }
+  Linear& at(Site site) { return linears[static_cast<size_t>(site)]; }
+};
+
+/// Immutable after loading; shared between threads.
+struct Model {
+  ModelConfig config;
+  std::unique_ptr<Weight> embedding;  // [V, D]
+  std::unique_ptr<Weight> lm_head;    // [V, D]; null when tied to the embedding
+  std::vector<float> final_norm;
+  std::vector<Layer> layers;
+
+  const Weight& output_embedding() const { return lm_head ? *lm_head : *embedding; }
+  size_t bytes() const;
+};
+
+}  // namespace polylora
