@@ -22,7 +22,7 @@ struct AdapterGroup {
 /// One step's work: T rows, contiguous by sequence, sequences contiguous by adapter.
 struct Batch {
   std::vector<int32_t> token_ids;       // [T]
-  std::vector<int32_t> positions;      // [T]
+  std::vector<int32_t> positions;       // [T]
   std::vector<SequenceSpan> sequences;  // cover [0, T)
   std::vector<AdapterGroup> groups;     // cover [0, T)
 
@@ -46,7 +46,6 @@ class ForwardPass {
  private:
   void run_layer(int layer, const Batch& batch, KvCache& cache);
   void project(Mat y, ConstMat x, int layer, Site site, const Batch& batch);
-  Mat scratch(int64_t offset, int64_t cols) const;
 
   const Model& model_;
   Backend& backend_;
