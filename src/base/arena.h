@@ -6,8 +6,8 @@
 
 namespace polylora {
 
-/// Anonymous zeroed memory, 2 MiB aligned and advised MADV_HUGEPAGE when it is at least that large, 64-byte aligned
-/// otherwise. Owns it; movable. Huge pages are worth 40-80 % of one thread's read bandwidth.
+/// Anonymous zeroed memory, 2 MiB aligned and advised MADV_HUGEPAGE when it is at least that large, 64-byte
+/// aligned otherwise. Owns it; movable. Huge pages are worth 40-80 % of one thread's read bandwidth.
 class HugeBuffer {
  public:
   HugeBuffer() = default;

@@ -15,11 +15,14 @@ struct DTypeRow {
 };
 
 constexpr DTypeRow kRows[] = {
-    {"F32", 1, 4}, {"F16", 1, 2}, {"BF16", 1, 2}, {"F64", 1, 8},    {"I64", 1, 8},    {"I32", 1, 4},   {"I16", 1, 2},
-    {"I8", 1, 1},  {"U8", 1, 1},  {"BOOL", 1, 1}, {"Q8_0", 32, 34}, {"Q4_0", 32, 18}, {"Q4_1", 32, 20},
+    {"F32", 1, 4},    {"F16", 1, 2},    {"BF16", 1, 2},   {"F64", 1, 8}, {"I64", 1, 8},
+    {"I32", 1, 4},    {"I16", 1, 2},    {"I8", 1, 1},     {"U8", 1, 1},  {"BOOL", 1, 1},
+    {"Q8_0", 32, 34}, {"Q4_0", 32, 18}, {"Q4_1", 32, 20},
 };
 
-const DTypeRow& row_of(DType dtype) { return kRows[static_cast<size_t>(dtype)]; }
+const DTypeRow& row_of(DType dtype) {
+  return kRows[static_cast<size_t>(dtype)];
+}
 
 template <typename T>
 T load(const std::byte* at) {
@@ -43,9 +46,15 @@ void dequantize_nibbles(const std::byte* block, int64_t blocks, bool has_min, fl
 
 }  // namespace
 
-std::string_view dtype_name(DType dtype) { return row_of(dtype).name; }
-int dtype_block_size(DType dtype) { return row_of(dtype).block_size; }
-int dtype_block_bytes(DType dtype) { return row_of(dtype).block_bytes; }
+std::string_view dtype_name(DType dtype) {
+  return row_of(dtype).name;
+}
+int dtype_block_size(DType dtype) {
+  return row_of(dtype).block_size;
+}
+int dtype_block_bytes(DType dtype) {
+  return row_of(dtype).block_bytes;
+}
 
 void dequantize_row(DType dtype, const void* row, int64_t n, float* out) {
   const auto* bytes = static_cast<const std::byte*>(row);

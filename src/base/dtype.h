@@ -12,7 +12,21 @@ namespace polylora {
 ///   q8_0: f16 d, int8 q[32]              w = d*q
 ///   q4_0: f16 d, nibbles q[16]           w = d*(q-8)      low nibbles = weights 0..15, high = 16..31
 ///   q4_1: f16 d, f16 m, nibbles q[16]    w = d*q + m
-enum class DType : uint8_t { kF32, kF16, kBf16, kF64, kI64, kI32, kI16, kI8, kU8, kBool, kQ8_0, kQ4_0, kQ4_1 };
+enum class DType : uint8_t {
+  kF32,
+  kF16,
+  kBf16,
+  kF64,
+  kI64,
+  kI32,
+  kI16,
+  kI8,
+  kU8,
+  kBool,
+  kQ8_0,
+  kQ4_0,
+  kQ4_1
+};
 
 /// "F32", "BF16", … as safetensors and GGUF spell them.
 std::string_view dtype_name(DType dtype);
@@ -28,10 +42,13 @@ inline size_t dtype_row_bytes(DType dtype, int64_t n) {
   return static_cast<size_t>(n / dtype_block_size(dtype)) * static_cast<size_t>(dtype_block_bytes(dtype));
 }
 
-/// Widens one stored row of `n` elements (float or block dtype) to f32. Throws kUnsupported for integer types.
+/// Widens one stored row of `n` elements (float or block dtype) to f32. Throws kUnsupported for integer
+/// types.
 void dequantize_row(DType dtype, const void* row, int64_t n, float* out);
 
-inline float bf16_to_f32(uint16_t bits) { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+inline float bf16_to_f32(uint16_t bits) {
+  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
+}
 
 /// Round to nearest even, NaN kept quiet: what torch's .to(bfloat16) does.
 inline uint16_t f32_to_bf16(float value) {

@@ -45,7 +45,8 @@ template <typename... Args>
 /// For our own invariants: throws kInternal naming the source line. Must never be reachable from input.
 inline void check(bool condition, std::string_view what,
                   std::source_location where = std::source_location::current()) {
-  if (!condition) fail(ErrorCode::kInternal, "internal error: {} ({}:{})", what, where.file_name(), where.line());
+  if (!condition)
+    fail(ErrorCode::kInternal, "internal error: {} ({}:{})", what, where.file_name(), where.line());
 }
 
 }  // namespace polylora

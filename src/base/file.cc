@@ -58,7 +58,9 @@ MappedFile::~MappedFile() {
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
-    : path_(std::move(other.path_)), data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    : path_(std::move(other.path_)),
+      data_(std::exchange(other.data_, nullptr)),
+      size_(std::exchange(other.size_, 0)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
@@ -75,7 +77,8 @@ std::string read_text_file(const std::filesystem::path& path, size_t max_bytes) 
   const FileDescriptor file(path, O_RDONLY, "open");
   size_t size = regular_file_size(file, path);
   if (size > max_bytes) {
-    fail(ErrorCode::kResourceExhausted, "{} has {} bytes; at most {} are read", path.string(), size, max_bytes);
+    fail(ErrorCode::kResourceExhausted, "{} has {} bytes; at most {} are read", path.string(), size,
+         max_bytes);
   }
   std::string text(size, '\0');
   for (size_t done = 0; done < size;) {

@@ -23,7 +23,9 @@ struct View {
   View columns(int64_t begin, int64_t count) const { return {data + begin, rows, count, stride}; }
   View row_range(int64_t begin, int64_t count) const { return {data + begin * stride, count, cols, stride}; }
 
-  operator View<const T>() const { return {data, rows, cols, stride}; }  // NOLINT: a mutable view is a const view
+  operator View<const T>() const {
+    return {data, rows, cols, stride};
+  }  // NOLINT: a mutable view is a const view
 };
 
 /// Activations are f32 between ops; each op narrows its own inputs to what its weight format wants.

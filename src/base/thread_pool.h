@@ -22,14 +22,16 @@ class ThreadPool {
   /// Calls body(member) once on every member of the team and returns when all are done. body must not throw.
   template <typename Body>
   void run(Body&& body) {
-    run_raw([](void* context, int member) { (*static_cast<std::remove_reference_t<Body>*>(context))(member); },
-            const_cast<void*>(static_cast<const void*>(&body)));
+    run_raw(
+        [](void* context, int member) { (*static_cast<std::remove_reference_t<Body>*>(context))(member); },
+        const_cast<void*>(static_cast<const void*>(&body)));
   }
 
   /// Waits until every member has reached this point of a run() body.
   void barrier();
 
-  /// Splits [0, count) into size() contiguous ranges, multiples of `grain`, and calls body(begin, end) for each.
+  /// Splits [0, count) into size() contiguous ranges, multiples of `grain`, and calls body(begin, end) for
+  /// each.
   template <typename Body>
   void parallel_for(int64_t count, int64_t grain, Body&& body) {
     const int64_t units = (count + grain - 1) / grain;

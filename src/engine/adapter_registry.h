@@ -2,11 +2,12 @@
 //
 //   name -> generation -> lease
 //
-// A name points to one immutable generation at a time. Loading in place publishes a new generation under the same
-// name; unloading removes the name. Requests hold leases on generations, so neither disturbs a running request, and
-// a generation's memory is freed when the last lease ends. The weights of a generation are resident or on disk:
-// beyond the byte budget, the least recently used weights that no running request holds are dropped and read back
-// when needed (and refused if the files no longer have the generation's content hash).
+// A name points to one immutable generation at a time. Loading in place publishes a new generation under the
+// same name; unloading removes the name. Requests hold leases on generations, so neither disturbs a running
+// request, and a generation's memory is freed when the last lease ends. The weights of a generation are
+// resident or on disk: beyond the byte budget, the least recently used weights that no running request holds
+// are dropped and read back when needed (and refused if the files no longer have the generation's content
+// hash).
 #pragma once
 
 #include <cstdint>
@@ -26,10 +27,10 @@
 namespace polylora {
 
 struct AdapterRegistryOptions {
-  DType dtype = DType::kBf16;      // how A and B are held
-  size_t memory_bytes = 0;         // budget for resident weights
-  int64_t max_lora_rank = 0;       // 0: any
-  int max_cpu_loras = 0;           // most adapters resident at once; 0: only the byte budget counts
+  DType dtype = DType::kBf16;  // how A and B are held
+  size_t memory_bytes = 0;     // budget for resident weights
+  int64_t max_lora_rank = 0;   // 0: any
+  int max_cpu_loras = 0;       // most adapters resident at once; 0: only the byte budget counts
 };
 
 struct AdapterInfo {
@@ -38,7 +39,7 @@ struct AdapterInfo {
   std::string base_model_name;  // from --lora-modules' JSON form; may be empty
   uint64_t generation = 0;
   int64_t rank = 0;
-  size_t bytes = 0;      // packed
+  size_t bytes = 0;  // packed
   bool resident = false;
   double load_seconds = -1;  // of the last load; negative: never loaded
 };
@@ -56,9 +57,10 @@ class AdapterRegistry {
     kNow,   // read, check and pack everything before returning (what a runtime load does)
     kLazy,  // check config and header only; weights are read on first use
   };
-  /// Publishes a generation under `name`. Throws what AdapterFile throws; kAlreadyExists when the name is taken and
-  /// `replace` is false; kResourceExhausted when the rank exceeds max_lora_rank ("LoRA rank 64 is greater than
-  /// max_lora_rank 16.") or the adapter alone exceeds the budget. A failed replace leaves the old generation.
+  /// Publishes a generation under `name`. Throws what AdapterFile throws; kAlreadyExists when the name is
+  /// taken and `replace` is false; kResourceExhausted when the rank exceeds max_lora_rank ("LoRA rank 64 is
+  /// greater than max_lora_rank 16.") or the adapter alone exceeds the budget. A failed replace leaves the
+  /// old generation.
   void add(const std::string& name, const std::filesystem::path& path, LoadMode mode, bool replace,
            const std::string& base_model_name = {});
 
@@ -72,14 +74,17 @@ class AdapterRegistry {
   size_t resident_bytes() const;
   int resident_count() const;
 
-  // --- for the engine ---------------------------------------------------------------------------------------------
+  // --- for the engine
+  // ---------------------------------------------------------------------------------------------
   enum class Residency : uint8_t { kReady, kLoading, kNoRoom, kFailed };
   struct Acquired {
     Residency residency = Residency::kLoading;
-    std::shared_ptr<const Adapter> adapter;  // kReady: held by the caller while it computes with it; blocks eviction
-    std::optional<Error> error;              // kFailed
+    std::shared_ptr<const Adapter>
+        adapter;                 // kReady: held by the caller while it computes with it; blocks eviction
+    std::optional<Error> error;  // kFailed
   };
-  /// Never blocks on disk: ready at once, or a background load is under way, or everything resident is in use.
+  /// Never blocks on disk: ready at once, or a background load is under way, or everything resident is in
+  /// use.
   Acquired acquire(const AdapterLease& lease);
 
  private:

@@ -33,7 +33,7 @@ struct SamplingParams {
   bool ignore_eos = false;
   std::vector<int32_t> stop_token_ids;
   std::vector<std::pair<int32_t, float>> logit_bias;
-  std::vector<int32_t> allowed_token_ids;              // empty: all
+  std::vector<int32_t> allowed_token_ids;                 // empty: all
   std::vector<std::vector<int32_t>> bad_words_token_ids;  // sequences that must not be completed
   int logprobs = -1;         // -1: none; 0: the sampled token; k: and the k most likely
   int prompt_logprobs = -1;  // likewise for prompt tokens
@@ -56,7 +56,7 @@ enum class FinishReason : uint8_t { kStop, kLength, kAbort, kError };
 
 /// Times since the request arrived, in seconds; negative: never happened.
 struct RequestTimes {
-  double queued = -1;       // until first scheduled
+  double queued = -1;  // until first scheduled
   double first_token = -1;
   double finished = -1;
 };
@@ -64,7 +64,7 @@ struct RequestTimes {
 struct Finish {
   FinishReason reason = FinishReason::kStop;
   std::optional<int32_t> stop_token_id;  // a stop_token_ids member ended it (not eos)
-  std::optional<Error> error;           // for kError
+  std::optional<Error> error;            // for kError
   int prompt_tokens = 0;
   int cached_tokens = 0;  // of the prompt, from the prefix cache
   int completion_tokens = 0;

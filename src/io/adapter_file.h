@@ -1,4 +1,5 @@
-// PEFT adapter folders: adapter_config.json + adapter_model.safetensors, as PEFT and LLaMA-Factory write them.
+// PEFT adapter folders: adapter_config.json + adapter_model.safetensors, as PEFT and LLaMA-Factory write
+// them.
 #pragma once
 
 #include <filesystem>
@@ -24,9 +25,9 @@ struct AdapterPair {
 };
 
 /// An adapter folder, opened and checked against a model's shapes. Opening reads config and header only.
-/// Refused with what, where and why: a peft_type other than LORA, features not supported yet (DoRA, modules_to_save,
-/// bias, …, named), a tensor that matches no module, a wrong shape, an A without B, a rank that contradicts the
-/// config, zero matches.
+/// Refused with what, where and why: a peft_type other than LORA, features not supported yet (DoRA,
+/// modules_to_save, bias, …, named), a tensor that matches no module, a wrong shape, an A without B, a rank
+/// that contradicts the config, zero matches.
 class AdapterFile {
  public:
   AdapterFile(const std::filesystem::path& folder, const ModelConfig& config);

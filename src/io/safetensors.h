@@ -1,4 +1,5 @@
-// The safetensors format (https://github.com/huggingface/safetensors#format): u64 header length, JSON header, data.
+// The safetensors format (https://github.com/huggingface/safetensors#format): u64 header length, JSON header,
+// data.
 #pragma once
 
 #include <filesystem>
@@ -18,8 +19,8 @@ struct TensorView {
   std::span<const std::byte> data;
 };
 
-/// A mapped, fully validated file: offsets in range, no overlap, sizes equal shape × dtype. Throws kDataCorrupt
-/// naming file and tensor. Opening reads only the header's pages.
+/// A mapped, fully validated file: offsets in range, no overlap, sizes equal shape × dtype. Throws
+/// kDataCorrupt naming file and tensor. Opening reads only the header's pages.
 class SafetensorsFile {
  public:
   explicit SafetensorsFile(const std::filesystem::path& path);

@@ -17,15 +17,15 @@ struct RopeScaling {
   enum class Kind : uint8_t { kNone, kLinear, kLlama3 };
   Kind kind = Kind::kNone;
   double factor = 1.0;
-  double low_freq_factor = 1.0;                // llama3
-  double high_freq_factor = 4.0;               // llama3
+  double low_freq_factor = 1.0;                 // llama3
+  double high_freq_factor = 4.0;                // llama3
   int original_max_position_embeddings = 8192;  // llama3
 };
 
 struct ModelConfig {
-  std::string model_type;  // "llama"
-  int hidden_size = 0;              // D
-  int intermediate_size = 0;       // F
+  std::string model_type;     // "llama"
+  int hidden_size = 0;        // D
+  int intermediate_size = 0;  // F
   int num_layers = 0;
   int num_heads = 0;     // H
   int num_kv_heads = 0;  // G, divides H
@@ -50,8 +50,8 @@ struct ModelConfig {
 };
 
 /// Reads both the older keys (rope_theta, rope_scaling, torch_dtype) and the newer (rope_parameters, dtype).
-/// Throws kUnsupported with the list of known architectures for an unknown model_type, kDataCorrupt for a missing
-/// or senseless value; messages name `where` (the file) and the key.
+/// Throws kUnsupported with the list of known architectures for an unknown model_type, kDataCorrupt for a
+/// missing or senseless value; messages name `where` (the file) and the key.
 ModelConfig parse_model_config(const nlohmann::json& hf_config, std::string_view where);
 
 /// model_type values that parse_model_config takes.

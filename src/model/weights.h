@@ -41,12 +41,20 @@ std::string module_path(int layer, const LinearModule& module);
 
 /// One tensor of an HF checkpoint of this model.
 struct TensorSpec {
-  enum class Role : uint8_t { kEmbedding, kInputNorm, kPostAttentionNorm, kLinearWeight, kLinearBias, kFinalNorm, kLmHead };
+  enum class Role : uint8_t {
+    kEmbedding,
+    kInputNorm,
+    kPostAttentionNorm,
+    kLinearWeight,
+    kLinearBias,
+    kFinalNorm,
+    kLmHead
+  };
   std::string name;  // "model.layers.0.self_attn.q_proj.weight"
   Role role = Role::kEmbedding;
   int layer = -1;
-  int module = -1;       // index into linear_modules, for kLinear*
-  int64_t rows = 0;      // 1-D tensors: rows = length, cols = 0
+  int module = -1;   // index into linear_modules, for kLinear*
+  int64_t rows = 0;  // 1-D tensors: rows = length, cols = 0
   int64_t cols = 0;
 };
 

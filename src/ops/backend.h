@@ -1,17 +1,17 @@
 // The op list: everything that serving computes, once, for all implementations.
 //
-// `ref` (ref_backend.cc) is the specification in naive loops and the test oracle; `cpu` is the fast one; a CUDA
-// backend fits behind the same calls. Model code never sees a device, a layout or an instruction set.
+// `ref` (ref_backend.cc) is the specification in naive loops and the test oracle; `cpu` is the fast one; a
+// CUDA backend fits behind the same calls. Model code never sees a device, a layout or an instruction set.
 //
-// Letters in shapes: T rows of the batch, D model width, N/K output/input width of a linear, H/G query/kv heads,
-// E head size, F feed-forward width, V vocabulary, R rank, M gathered rows.
+// Letters in shapes: T rows of the batch, D model width, N/K output/input width of a linear, H/G query/kv
+// heads, E head size, F feed-forward width, V vocabulary, R rank, M gathered rows.
 // `=` overwrites the output, `+=` adds to it; each op says which.
 //
-// Shapes are checked here, in the non-virtual functions; the do_* behind them may rely on them. A violated shape
-// is our bug (ErrorCode::kInternal), never a user's.
+// Shapes are checked here, in the non-virtual functions; the do_* behind them may rely on them. A violated
+// shape is our bug (ErrorCode::kInternal), never a user's.
 //
-// Threads: packing (pack_*, make_kv_cache) may be called from any thread at any time. All other calls come from
-// one thread at a time, the engine's or the trainer's.
+// Threads: packing (pack_*, make_kv_cache) may be called from any thread at any time. All other calls come
+// from one thread at a time, the engine's or the trainer's.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,8 @@ struct LoraGroup {
 };
 
 /// One sequence's share of the batch: rows [row_begin, row_begin+row_count) are its tokens at positions
-/// [start_position, start_position+row_count). Token p of the sequence lives in pages[p / kKvPageSize], offset p %
-/// kKvPageSize. Keys 0..p are visible to the query at position p.
+/// [start_position, start_position+row_count). Token p of the sequence lives in pages[p / kKvPageSize],
+/// offset p % kKvPageSize. Keys 0..p are visible to the query at position p.
 struct SequenceSpan {
   int row_begin = 0;
   int row_count = 0;
@@ -49,7 +49,8 @@ struct AttentionParams {
   float softcap = 0.0f;  // > 0: score = softcap * tanh(score / softcap)
 };
 
-/// cos and sin for every position: table[p, 0:E/2] = cos, table[p, E/2:E] = sin (already scaled by rope scaling).
+/// cos and sin for every position: table[p, 0:E/2] = cos, table[p, E/2:E] = sin (already scaled by rope
+/// scaling).
 using RopeTable = ConstMat;
 
 enum class GluActivation : uint8_t { kSilu, kGeluTanh };
@@ -57,25 +58,27 @@ enum class GluActivation : uint8_t { kSilu, kGeluTanh };
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string_view name() const = 0;       // "cpu"
-  virtual std::string description() const = 0;    // "cpu avx512-bf16-vnni, 2 threads"
+  virtual std::string_view name() const = 0;    // "cpu"
+  virtual std::string description() const = 0;  // "cpu avx512-bf16-vnni, 2 threads"
 
-  // --- packing (any thread) -----------------------------------------------------------------------------------
+  // --- packing (any thread)
+  // -----------------------------------------------------------------------------------
   /// Packs w[N,K] into `format`. A source whose rows are already in that format's value set is held exactly
   /// (Q8_0/Q4_0/Q4_1 in q8; Q4_0/Q4_1 in q4); wider rows are quantised per group of 32.
   /// q8/q4 need K % 32 == 0 (kUnsupported otherwise).
   std::unique_ptr<Weight> pack_weight(const WeightSource& source, WeightFormat format);
-  /// `dtype` kF32 or kBf16: how A and B are stored and multiplied. x is rounded to it, h = x·Aᵀ is kept in f32,
-  /// multiplied by scale in f32 and rounded to it again before ·Bᵀ.
+  /// `dtype` kF32 or kBf16: how A and B are stored and multiplied. x is rounded to it, h = x·Aᵀ is kept in
+  /// f32, multiplied by scale in f32 and rounded to it again before ·Bᵀ.
   std::unique_ptr<LoraWeight> pack_lora(const LoraSource& source, DType dtype);
   std::unique_ptr<KvCache> make_kv_cache(const KvCacheShape& shape);
 
-  // --- forward ------------------------------------------------------------------------------------------------
+  // --- forward
+  // ------------------------------------------------------------------------------------------------
   /// y[T,D] = rows ids[T] of w[V,D], widened to f32.
   void embed(Mat y, const Weight& w, std::span<const int32_t> ids);
 
-  /// sum = x + delta (when delta.data; written to sum, which may alias x); y = sum * rsqrt(mean(sum²)+eps) * gain.
-  /// x, delta, sum, y: [T,D]; gain: [D]. Without delta, sum must be empty.
+  /// sum = x + delta (when delta.data; written to sum, which may alias x); y = sum * rsqrt(mean(sum²)+eps) *
+  /// gain. x, delta, sum, y: [T,D]; gain: [D]. Without delta, sum must be empty.
   void rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain, float eps);
 
   /// y[T,N] = x[T,K] · wᵀ (+ bias[N] unless empty).
@@ -84,17 +87,18 @@ class Backend {
   /// Per group with a weight, for each of its pairs: y[rows, n-range] += scale * (x·Aᵀ)·Bᵀ.
   void lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups);
 
-  /// Rotates each E-wide head of q[T,H*E] and k[T,G*E] in place (HF half-split rotation) by the row's position.
+  /// Rotates each E-wide head of q[T,H*E] and k[T,G*E] in place (HF half-split rotation) by the row's
+  /// position.
   void rope(Mat q, Mat k, int head_dim, std::span<const int32_t> positions, RopeTable table);
 
   /// Stores k[T,G*E], v[T,G*E] of every span's rows at their positions in `layer`. Writing offset 0 of a page
   /// clears the page first, so that what an earlier owner left (even NaN) can never reach a later one.
   void kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v, std::span<const SequenceSpan> spans);
 
-  /// o[T,H*E] = softmax(scale · q·Kᵀ) · V over the paged cache, causal by position. Reads what kv_write stored,
-  /// including this batch's own rows. A row's result depends only on its own q and its keys: blocks of
-  /// kKvPageSize tokens are walked in order from position 0 (or from the window's first block) with one online
-  /// softmax, so that it is bit-identical however the sequence was cut into chunks.
+  /// o[T,H*E] = softmax(scale · q·Kᵀ) · V over the paged cache, causal by position. Reads what kv_write
+  /// stored, including this batch's own rows. A row's result depends only on its own q and its keys: blocks
+  /// of kKvPageSize tokens are walked in order from position 0 (or from the window's first block) with one
+  /// online softmax, so that it is bit-identical however the sequence was cut into chunks.
   void attention(Mat o, ConstMat q, const KvCache& cache, int layer, std::span<const SequenceSpan> spans,
                  const AttentionParams& params);
 
@@ -112,14 +116,15 @@ class Backend {
   virtual std::unique_ptr<LoraWeight> do_pack_lora(const LoraSource& source, DType dtype) = 0;
   virtual std::unique_ptr<KvCache> do_make_kv_cache(const KvCacheShape& shape) = 0;
   virtual void do_embed(Mat y, const Weight& w, std::span<const int32_t> ids) = 0;
-  virtual void do_rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain, float eps) = 0;
+  virtual void do_rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain,
+                          float eps) = 0;
   virtual void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias) = 0;
   virtual void do_lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups) = 0;
   virtual void do_rope(Mat q, Mat k, int head_dim, std::span<const int32_t> positions, RopeTable table) = 0;
   virtual void do_kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v,
                            std::span<const SequenceSpan> spans) = 0;
-  virtual void do_attention(Mat o, ConstMat q, const KvCache& cache, int layer, std::span<const SequenceSpan> spans,
-                            const AttentionParams& params) = 0;
+  virtual void do_attention(Mat o, ConstMat q, const KvCache& cache, int layer,
+                            std::span<const SequenceSpan> spans, const AttentionParams& params) = 0;
   virtual void do_glu(Mat y, ConstMat gate_up, GluActivation activation) = 0;
   virtual void do_add(Mat y, ConstMat x) = 0;
   virtual void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) = 0;
@@ -130,8 +135,8 @@ struct BackendOptions {
   int threads = 0;           // 0 = one per usable core
 };
 
-/// Throws kInvalidArgument for an unknown name. The instruction set of `cpu` is the best the machine has, or what
-/// the environment variable POLYLORA_ISA names: generic, avx2, avx512.
+/// Throws kInvalidArgument for an unknown name. The instruction set of `cpu` is the best the machine has, or
+/// what the environment variable POLYLORA_ISA names: generic, avx2, avx512.
 std::unique_ptr<Backend> make_backend(const BackendOptions& options = {});
 
 }  // namespace polylora

@@ -20,8 +20,9 @@ enum class WeightFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };
 
 std::string_view weight_format_name(WeightFormat format);  // "float32", "bfloat16", "q8", "q4"
 
-/// Where a matrix comes from: a list of rows, each a pointer into a mapped checkpoint. Fusing q/k/v, stitching
-/// shards and undoing GGUF's q/k permutation are nothing but lists of rows. Not owned; must outlive the pack call.
+/// Where a matrix comes from: a list of rows, each a pointer into a mapped checkpoint. Fusing q/k/v,
+/// stitching shards and undoing GGUF's q/k permutation are nothing but lists of rows. Not owned; must outlive
+/// the pack call.
 struct WeightSource {
   struct Row {
     const void* data = nullptr;
@@ -40,8 +41,8 @@ class Weight {
  public:
   virtual ~Weight() = default;
   virtual WeightFormat format() const = 0;
-  virtual int64_t rows() const = 0;   // N
-  virtual int64_t cols() const = 0;   // K
+  virtual int64_t rows() const = 0;  // N
+  virtual int64_t cols() const = 0;  // K
   virtual size_t bytes() const = 0;  // resident
 };
 

@@ -19,8 +19,8 @@ namespace polylora {
 
 /// What the served model is called and how its text side works. Everything pointed to outlives the server.
 struct ServedModel {
-  std::vector<std::string> names;  // --served-model-name; the first one is echoed; never empty
-  std::string root;                // the model path as the user gave it
+  std::vector<std::string> names;               // --served-model-name; the first one is echoed; never empty
+  std::string root;                             // the model path as the user gave it
   const Tokenizer* tokenizer = nullptr;         // null with --skip-tokenizer-init: token ids only
   const ChatTemplate* chat_template = nullptr;  // null: /v1/chat/completions answers 400
   std::string bos_token, eos_token;             // for the template; empty: absent
@@ -32,10 +32,11 @@ struct ServedModel {
 
 struct ServerOptions {
   std::string host = "0.0.0.0";
-  uint16_t port = 8000;  // 0: any free one, see Server::port()
-  std::string uds;       // serve on this Unix socket instead
+  uint16_t port = 8000;               // 0: any free one, see Server::port()
+  std::string uds;                    // serve on this Unix socket instead
   std::vector<std::string> api_keys;  // empty: no authentication; guards every route but /health
-  std::string allowed_origins = "[\"*\"]", allowed_methods = "[\"*\"]", allowed_headers = "[\"*\"]";  // JSON lists
+  std::string allowed_origins = "[\"*\"]", allowed_methods = "[\"*\"]",
+              allowed_headers = "[\"*\"]";  // JSON lists
   bool allow_credentials = false;
   std::string ssl_certfile, ssl_keyfile;  // both or none
   std::string root_path;                  // prefix stripped from every path
@@ -55,10 +56,10 @@ struct ServerOptions {
   int max_prompts = 1024;
   int max_stop_strings = 4;
   int max_connections = 4096;
-  std::chrono::seconds header_timeout{10};      // half-open sockets, slow headers
-  std::chrono::seconds body_timeout{60};        // slow bodies
-  std::chrono::seconds write_timeout{30};       // a client that does not read
-  std::chrono::seconds keep_alive_timeout{5};   // VLLM_HTTP_TIMEOUT_KEEP_ALIVE
+  std::chrono::seconds header_timeout{10};     // half-open sockets, slow headers
+  std::chrono::seconds body_timeout{60};       // slow bodies
+  std::chrono::seconds write_timeout{30};      // a client that does not read
+  std::chrono::seconds keep_alive_timeout{5};  // VLLM_HTTP_TIMEOUT_KEEP_ALIVE
 };
 
 class Server {
@@ -67,11 +68,11 @@ class Server {
   Server(Engine& engine, AdapterRegistry& registry, ServedModel model, const ServerOptions& options);
   ~Server();
 
-  uint16_t port() const;          // the bound one
-  std::string url() const;        // "http://127.0.0.1:8000"
+  uint16_t port() const;    // the bound one
+  std::string url() const;  // "http://127.0.0.1:8000"
 
-  /// Serves until stop(); then refuses new connections, lets running replies finish for at most the drain time given
-  /// to stop(), and returns.
+  /// Serves until stop(); then refuses new connections, lets running replies finish for at most the drain
+  /// time given to stop(), and returns.
   void run();
 
   /// Safe from any thread and, through an atomic, from a signal handler's watcher.
