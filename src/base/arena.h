@@ -6,8 +6,10 @@
 
 namespace polylora {
 
-/// Anonymous zeroed memory, 2 MiB aligned and advised MADV_HUGEPAGE when it is at least that large, 64-byte
-/// aligned otherwise. Owns it; movable. Huge pages are worth 40-80 % of one thread's read bandwidth.
+/// Anonymous zeroed memory on a 64-byte boundary, advised MADV_HUGEPAGE. Owns it; movable. Buffers of up to 8 MiB
+/// are pieces of shared 32 MiB slabs, so that a 100 KiB adapter matrix sits on huge pages too; a slab is unmapped
+/// with its last piece. Safe to construct and destroy on any thread. Huge pages are worth 40-80 % of one thread's
+/// read bandwidth.
 class HugeBuffer {
  public:
   HugeBuffer() = default;
@@ -24,9 +26,16 @@ class HugeBuffer {
   }
 
  private:
+  struct Slab;
+  static void destroy(Slab* slab);
+  void swap(HugeBuffer& other) noexcept;
+
+  static Slab* current_slab_;  // guarded by the mutex in arena.cc
+
   std::byte* data_ = nullptr;
   size_t size_ = 0;
-  size_t mapped_ = 0;
+  size_t mapped_ = 0;     // bytes of an own mapping; 0 for a piece of a slab
+  Slab* slab_ = nullptr;  // where this piece lives; null for an own mapping
 };
 
 }  // namespace polylora

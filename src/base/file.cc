@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -91,25 +92,38 @@ std::string read_text_file(const std::filesystem::path& path, size_t max_bytes) 
   return text;
 }
 
-void write_file_atomic(const std::filesystem::path& path, std::string_view content) {
-  std::filesystem::path temporary = path;
-  temporary += fmt::format(".tmp-{}", ::getpid());
-  {
-    const FileDescriptor file(temporary, O_WRONLY | O_CREAT | O_TRUNC, "create");
-    for (size_t done = 0; done < content.size();) {
-      const ssize_t put = ::write(file.get(), content.data() + done, content.size() - done);
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) {
-        const int error = std::exchange(errno, 0);
-        ::unlink(temporary.c_str());
-        errno = error;
-        fail_errno("write", path);
-      }
-      done += static_cast<size_t>(put);
-    }
-    if (::fsync(file.get()) != 0) fail_errno("sync", temporary);
+AtomicFile::AtomicFile(const std::filesystem::path& target) : target_(target), temporary_(target) {
+  static std::atomic<int> serial = 0;  // two writers of one target in one process must not share a temporary
+  temporary_ += fmt::format(".tmp-{}-{}", ::getpid(), serial++);
+  fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+  if (fd_ < 0) fail_errno("create", target_);
+}
+
+AtomicFile::~AtomicFile() {
+  if (fd_ < 0) return;
+  ::close(fd_);
+  ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::write(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t put = ::write(fd_, bytes.data(), bytes.size());
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) fail_errno("write", target_);
+    bytes.remove_prefix(static_cast<size_t>(put));
   }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) fail_errno("rename onto", path);
+}
+
+void AtomicFile::commit() {
+  if (::fsync(fd_) != 0) fail_errno("sync", target_);
+  if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_errno("rename onto", target_);
+  ::close(std::exchange(fd_, -1));
+}
+
+void write_file_atomic(const std::filesystem::path& path, std::string_view content) {
+  AtomicFile file(path);
+  file.write(content);
+  file.commit();
 }
 
 }  // namespace polylora

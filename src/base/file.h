@@ -34,7 +34,26 @@ class MappedFile {
 /// The whole file as text. Throws kNotFound / kIo naming the path, kResourceExhausted above `max_bytes`.
 std::string read_text_file(const std::filesystem::path& path, size_t max_bytes = size_t{1} << 30);
 
-/// Writes beside the target, fsyncs and renames over it: readers see the old or the new file, never half.
+/// A file written beside its target; commit() syncs it and renames it over: readers see the old or the new
+/// file, never half. Destroyed uncommitted, it leaves nothing behind. Every failure throws kIo naming the
+/// target.
+class AtomicFile {
+ public:
+  explicit AtomicFile(const std::filesystem::path& target);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+
+  void write(std::string_view bytes);
+  void commit();
+
+ private:
+  std::filesystem::path target_;
+  std::filesystem::path temporary_;
+  int fd_ = -1;
+};
+
+/// One AtomicFile, whole.
 void write_file_atomic(const std::filesystem::path& path, std::string_view content);
 
 }  // namespace polylora

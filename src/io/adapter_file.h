@@ -14,6 +14,8 @@
 
 namespace polylora {
 
+struct AdapterConfig;
+
 /// One LoRA pair found in the file, resolved against the model.
 struct AdapterPair {
   int layer = 0;
@@ -47,11 +49,12 @@ class AdapterFile {
   std::unique_ptr<Adapter> load(Backend& backend, DType dtype) const;
 
  private:
+  void resolve_pairs(const AdapterConfig& peft);
+
   std::filesystem::path folder_;
   std::string config_text_;
   std::string base_model_name_;
   int64_t max_rank_ = 0;
-  int num_layers_ = 0;
   std::vector<AdapterPair> pairs_;
   std::unique_ptr<SafetensorsFile> tensors_;
   ModelConfig config_;

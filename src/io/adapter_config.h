@@ -1,0 +1,30 @@
+// PEFT's adapter_config.json, as far as inference needs it.
+#pragma once
+
+#include <cstdint>
+#include <regex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace polylora {
+
+struct AdapterConfig {
+  std::string base_model_name;
+  int64_t r = 8;
+  double lora_alpha = 8;
+  bool use_rslora = false;
+  /// In file order: the first key k for which (.*\.)?(k) matches the whole module path wins, as in PEFT.
+  std::vector<std::pair<std::regex, int64_t>> rank_pattern;
+  std::vector<std::pair<std::regex, double>> alpha_pattern;
+
+  int64_t rank_of(const std::string& module_path) const;
+  float scale_of(const std::string& module_path) const;  // alpha / r, or alpha / sqrt(r) with rsLoRA
+};
+
+/// Throws kDataCorrupt for senseless values, kUnsupported naming the feature for what is not served yet
+/// (DoRA, modules_to_save, biases, fan_in_fan_out, a peft_type other than LORA).
+AdapterConfig parse_adapter_config(std::string_view text, const std::string& where);
+
+}  // namespace polylora

@@ -1,0 +1,162 @@
+#include "io/gguf_tokenizer.h"
+
+#include <fmt/ranges.h>
+
+#include <string_view>
+#include <vector>
+
+#include "base/error.h"
+
+namespace polylora {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+// tokenizer.ggml.token_type
+constexpr int64_t kTypeControl = 3;
+constexpr int64_t kTypeUserDefined = 4;
+
+constexpr std::string_view kLlama3Regex =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kQwen2Regex =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+Json byte_level(bool use_regex) {
+  return {
+      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
+}
+
+Json sequence(std::vector<Json> parts) {
+  return {{"type", "Sequence"}, {"pretokenizers", std::move(parts)}};
+}
+
+Json digits_then_bytes() {
+  return sequence({{{"type", "Digits"}, {"individual_digits", true}}, byte_level(true)});
+}
+
+Json split_then_bytes(std::string_view regex) {
+  return sequence(
+      {{{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}, {"invert", false}},
+       byte_level(false)});
+}
+
+/// What tokenizer.ggml.pre stands for.
+struct PreTokenizerRow {
+  std::string_view name;
+  Json (*make)();
+  bool nfc;
+  bool ignore_merges;
+};
+
+const PreTokenizerRow kPreTokenizers[] = {
+    {"smollm", digits_then_bytes, false, false},
+    {"gpt-2", [] { return byte_level(true); }, false, false},
+    {"default", [] { return byte_level(true); }, false, false},
+    {"llama-bpe", [] { return split_then_bytes(kLlama3Regex); }, false, true},
+    {"llama3", [] { return split_then_bytes(kLlama3Regex); }, false, true},
+    {"qwen2", [] { return split_then_bytes(kQwen2Regex); }, true, false},
+};
+
+const PreTokenizerRow& find_pre_tokenizer(const std::string& name, const std::string& file) {
+  std::vector<std::string_view> known;
+  for (const PreTokenizerRow& row : kPreTokenizers) {
+    if (row.name == name) return row;
+    known.push_back(row.name);
+  }
+  fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.pre '{}' is not supported; known: {}", file, name,
+       fmt::join(known, ", "));
+}
+
+Json added_token(int64_t id, const std::string& content, bool special) {
+  return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
+          {"rstrip", false}, {"normalized", false}, {"special", special}};
+}
+
+/// TemplateProcessing that puts the bos token in front, as add_bos_token asks.
+Json bos_processor(const std::string& bos, int64_t bos_id) {
+  const Json special = {{"SpecialToken", {{"id", bos}, {"type_id", 0}}}};
+  const Json text = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  return {{"type", "TemplateProcessing"},
+          {"single", Json::array({special, text})},
+          {"pair", Json::array({special, text})},
+          {"special_tokens", {{bos, {{"id", bos}, {"ids", {bos_id}}, {"tokens", {bos}}}}}}};
+}
+
+/// The string of a token that the metadata names by id; empty when absent.
+std::string named_token(const GgufFile& gguf, const std::vector<std::string>& tokens, const char* key) {
+  const int64_t* id = gguf.find<int64_t>(key);
+  if (id == nullptr) return {};
+  if (*id < 0 || *id >= static_cast<int64_t>(tokens.size())) {
+    fail(ErrorCode::kDataCorrupt, "{}: {} is outside the vocabulary", gguf.file().path().string(), key);
+  }
+  return tokens[static_cast<size_t>(*id)];
+}
+
+Json bpe_model(const std::vector<std::string>& tokens, const std::vector<std::string>& merges,
+               bool ignore_merges) {
+  Json vocab = Json::object();
+  auto& members = vocab.get_ref<Json::object_t&>();  // ordered_json looks keys up linearly; append instead
+  members.reserve(tokens.size());
+  for (size_t id = 0; id < tokens.size(); ++id) members.emplace_back(tokens[id], id);
+  return {{"type", "BPE"},
+          {"dropout", nullptr},
+          {"unk_token", nullptr},
+          {"continuing_subword_prefix", nullptr},
+          {"end_of_word_suffix", nullptr},
+          {"fuse_unk", false},
+          {"byte_fallback", false},
+          {"ignore_merges", ignore_merges},
+          {"vocab", std::move(vocab)},
+          {"merges", merges}};
+}
+
+}  // namespace
+
+void read_gguf_tokenizer(const GgufFile& gguf, TextAssets& text) {
+  const std::string file = gguf.file().path().string();
+  const std::string* kind = gguf.find<std::string>("tokenizer.ggml.model");
+  if (const std::string* source = gguf.find<std::string>("tokenizer.chat_template"))
+    text.chat_template = *source;
+  if (kind == nullptr) return;
+  if (*kind != "gpt2")
+    fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported; known: gpt2", file, *kind);
+
+  const auto& tokens = gguf.get<std::vector<std::string>>("tokenizer.ggml.tokens");
+  const auto& merges = gguf.get<std::vector<std::string>>("tokenizer.ggml.merges");
+  const auto* types = gguf.find<std::vector<int64_t>>("tokenizer.ggml.token_type");
+  const std::string* pre = gguf.find<std::string>("tokenizer.ggml.pre");
+  const PreTokenizerRow& row = find_pre_tokenizer(pre == nullptr ? "default" : *pre, file);
+  text.bos_token = named_token(gguf, tokens, "tokenizer.ggml.bos_token_id");
+  text.eos_token = named_token(gguf, tokens, "tokenizer.ggml.eos_token_id");
+
+  Json added = Json::array();
+  for (size_t id = 0; types != nullptr && id < std::min(types->size(), tokens.size()); ++id) {
+    const int64_t type = (*types)[id];
+    if (type == kTypeControl || type == kTypeUserDefined) {
+      added.push_back(added_token(static_cast<int64_t>(id), tokens[id], type == kTypeControl));
+    }
+  }
+  const bool* add_bos = gguf.find<bool>("tokenizer.ggml.add_bos_token");
+  const bool with_bos = add_bos != nullptr && *add_bos && !text.bos_token.empty();
+  const Json tokenizer = {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", std::move(added)},
+      {"normalizer", row.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
+      {"pre_tokenizer", row.make()},
+      {"post_processor", with_bos
+                             ? bos_processor(text.bos_token, gguf.get<int64_t>("tokenizer.ggml.bos_token_id"))
+                             : byte_level(true)},
+      {"decoder", byte_level(true)},
+      {"model", bpe_model(tokens, merges, row.ignore_merges)},
+  };
+  text.tokenizer_json = tokenizer.dump(-1, ' ', false, Json::error_handler_t::replace);
+
+  Json config = {{"add_bos_token", with_bos}, {"tokenizer_class", "PreTrainedTokenizerFast"}};
+  if (!text.bos_token.empty()) config["bos_token"] = text.bos_token;
+  if (!text.eos_token.empty()) config["eos_token"] = text.eos_token;
+  text.tokenizer_config_json = config.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+}  // namespace polylora

@@ -1,0 +1,13 @@
+// A GGUF vocabulary rendered as Hugging Face tokenizer files, so that there is one tokenizer reader.
+#pragma once
+
+#include "io/checkpoint.h"
+#include "io/gguf.h"
+
+namespace polylora {
+
+/// Fills tokenizer_json, tokenizer_config_json, chat_template, bos/eos of `text` from tokenizer.ggml.*. A
+/// file without a vocabulary leaves them empty; an unknown vocabulary kind throws kUnsupported naming it.
+void read_gguf_tokenizer(const GgufFile& gguf, TextAssets& text);
+
+}  // namespace polylora

@@ -1,0 +1,175 @@
+#include "io/hf_checkpoint.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "io/json_file.h"
+
+namespace polylora {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+std::string read_if_present(const fs::path& path) {
+  return fs::exists(path) ? read_text_file(path) : std::string();
+}
+
+json read_json_if_present(const fs::path& path) {
+  return fs::exists(path) ? read_json_file(path) : json::object();
+}
+
+/// A token in tokenizer_config.json is a string or an object with "content".
+std::string token_text(const json& config, const char* key) {
+  if (!config.contains(key)) return {};
+  const json& token = config.at(key);
+  if (token.is_string()) return token.get<std::string>();
+  if (token.is_object() && token.contains("content") && token["content"].is_string()) return token["content"];
+  return {};
+}
+
+/// chat_template is one template, or a list of {name, template} of which "default" is meant.
+std::string embedded_chat_template(const json& tokenizer_config) {
+  if (!tokenizer_config.contains("chat_template")) return {};
+  const json& value = tokenizer_config["chat_template"];
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_array()) return {};
+  for (const json& entry : value) {
+    if (entry.is_object() && entry.value("name", json()) == "default" &&
+        entry.value("template", json()).is_string()) {
+      return entry["template"];
+    }
+  }
+  return {};
+}
+
+TextAssets read_text_assets(const fs::path& folder) {
+  TextAssets text;
+  text.tokenizer_json = read_if_present(folder / "tokenizer.json");
+  text.tokenizer_config_json = read_if_present(folder / "tokenizer_config.json");
+  const json tokenizer_config = read_json_if_present(folder / "tokenizer_config.json");
+  text.chat_template = read_if_present(folder / "chat_template.jinja");
+  if (text.chat_template.empty()) text.chat_template = embedded_chat_template(tokenizer_config);
+  text.bos_token = token_text(tokenizer_config, "bos_token");
+  text.eos_token = token_text(tokenizer_config, "eos_token");
+  text.generation_config = read_json_if_present(folder / "generation_config.json");
+  return text;
+}
+
+class HfCheckpoint final : public Checkpoint {
+ public:
+  explicit HfCheckpoint(const fs::path& folder) : folder_(folder) {
+    const fs::path config_path = folder / "config.json";
+    if (!fs::exists(config_path)) {
+      fail(ErrorCode::kNotFound, "{} has no config.json: it is not a Hugging Face model folder",
+           folder.string());
+    }
+    hf_config_ = read_json_file(config_path);
+    config_ = parse_model_config(hf_config_, config_path.string());
+    text_ = read_text_assets(folder);
+    add_generation_eos();
+    open_shards();
+  }
+
+  const fs::path& path() const override { return folder_; }
+  const ModelConfig& config() const override { return config_; }
+  const json& hf_config() const override { return hf_config_; }
+  const TextAssets& text() const override { return text_; }
+  std::string format_name() const override {
+    return fmt::format("safetensors {}", dtype_name(files_.front()->tensors().begin()->second.dtype));
+  }
+
+  void append_rows(const TensorSpec& spec, WeightSource& source) const override {
+    const TensorView& tensor = find(spec.name);
+    const std::vector<int64_t> expected =
+        spec.cols == 0 ? std::vector<int64_t>{spec.rows} : std::vector<int64_t>{spec.rows, spec.cols};
+    if (tensor.shape != expected) {
+      fail(ErrorCode::kDataCorrupt, "{}: tensor {} has shape [{}], config.json wants [{}]", folder_.string(),
+           spec.name, fmt::join(tensor.shape, ", "), fmt::join(expected, ", "));
+    }
+    const int64_t rows = spec.cols == 0 ? 1 : spec.rows;
+    source.cols = spec.cols == 0 ? spec.rows : spec.cols;
+    const size_t row_bytes = dtype_row_bytes(tensor.dtype, source.cols);
+    for (int64_t r = 0; r < rows; ++r) {
+      source.rows.push_back({tensor.data.data() + static_cast<size_t>(r) * row_bytes, tensor.dtype});
+    }
+  }
+
+ private:
+  const TensorView& find(const std::string& name) const {
+    const auto found = tensors_.find(name);
+    if (found != tensors_.end()) return *found->second;
+    const char* hint = name == "lm_head.weight" ? " (is tie_word_embeddings missing in config.json?)" : "";
+    fail(ErrorCode::kDataCorrupt, "{}: tensor {} is missing{}", folder_.string(), name, hint);
+  }
+
+  /// Generation stops on what generation_config.json names as well.
+  void add_generation_eos() {
+    if (!text_.generation_config.is_object() || !text_.generation_config.contains("eos_token_id")) return;
+    const json& value = text_.generation_config["eos_token_id"];
+    for (const json& id : value.is_array() ? value : json::array({value})) {
+      if (!id.is_number_integer()) continue;
+      auto& ids = config_.eos_token_ids;
+      if (std::find(ids.begin(), ids.end(), id.get<int>()) == ids.end()) ids.push_back(id.get<int>());
+    }
+  }
+
+  void open_shards() {
+    const fs::path index_path = folder_ / "model.safetensors.index.json";
+    if (fs::exists(folder_ / "model.safetensors")) {
+      add_file("model.safetensors");
+    } else if (fs::exists(index_path)) {
+      open_index(index_path);
+    } else {
+      const bool pickled =
+          fs::exists(folder_ / "pytorch_model.bin") || fs::exists(folder_ / "pytorch_model.bin.index.json");
+      fail(pickled ? ErrorCode::kUnsupported : ErrorCode::kNotFound, "{} has no model.safetensors{}",
+           folder_.string(),
+           pickled ? " (pickled pytorch_model.bin files are not read; convert them to safetensors)" : "");
+    }
+    if (tensors_.empty())
+      fail(ErrorCode::kDataCorrupt, "{}: the checkpoint holds no tensors", folder_.string());
+  }
+
+  void open_index(const fs::path& index_path) {
+    const json index = read_json_file(index_path);
+    if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
+      fail(ErrorCode::kDataCorrupt, "{}: 'weight_map' is missing", index_path.string());
+    }
+    std::vector<std::string> shards;
+    for (const auto& [tensor, shard] : index["weight_map"].items()) {
+      if (!shard.is_string() || fs::path(shard.get<std::string>()).filename() != shard.get<std::string>()) {
+        fail(ErrorCode::kDataCorrupt, "{}: the shard of {} must be a file name in the same folder",
+             index_path.string(), tensor);
+      }
+      shards.push_back(shard);
+    }
+    std::sort(shards.begin(), shards.end());
+    shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
+    for (const std::string& shard : shards) add_file(shard);
+  }
+
+  void add_file(const std::string& name) {
+    files_.push_back(std::make_unique<SafetensorsFile>(folder_ / name));
+    for (const auto& [tensor, view] : files_.back()->tensors()) tensors_[tensor] = &view;
+  }
+
+  fs::path folder_;
+  json hf_config_;
+  ModelConfig config_;
+  TextAssets text_;
+  std::vector<std::unique_ptr<SafetensorsFile>> files_;
+  std::map<std::string, const TensorView*> tensors_;
+};
+
+}  // namespace
+
+std::unique_ptr<Checkpoint> open_hf_checkpoint(const fs::path& folder) {
+  return std::make_unique<HfCheckpoint>(folder);
+}
+
+}  // namespace polylora

@@ -1,0 +1,13 @@
+// Hugging Face model folders: config.json + safetensors, single or sharded.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+
+#include "io/checkpoint.h"
+
+namespace polylora {
+
+std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::filesystem::path& folder);
+
+}  // namespace polylora

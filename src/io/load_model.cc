@@ -1,0 +1,175 @@
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+#include "io/checkpoint.h"
+
+namespace polylora {
+namespace {
+
+/// One matrix to pack: where its rows come from, what becomes of it.
+struct PackJob {
+  WeightSource source;
+  WeightFormat format = WeightFormat::kBf16;
+  std::unique_ptr<Weight>* target = nullptr;
+};
+
+bool is_block_dtype(DType dtype) {
+  return dtype_block_size(dtype) > 1;
+}
+
+/// HF weights become bf16 whatever they are stored in; GGUF's blocks keep their width.
+WeightFormat native_or_bf16(const WeightSource& source) {
+  const bool any_block = std::any_of(source.rows.begin(), source.rows.end(),
+                                     [](const WeightSource::Row& row) { return is_block_dtype(row.dtype); });
+  return any_block ? native_format(source) : WeightFormat::kBf16;
+}
+
+WeightFormat choose_format(const WeightSource& source, WeightPolicy policy, bool is_embedding) {
+  switch (policy) {
+    case WeightPolicy::kNative:
+      return native_or_bf16(source);
+    case WeightPolicy::kF32:
+      return WeightFormat::kF32;
+    case WeightPolicy::kBf16:
+      return WeightFormat::kBf16;
+    case WeightPolicy::kQ8:
+      return WeightFormat::kQ8;
+    case WeightPolicy::kQ4:
+      break;
+  }
+  return is_embedding ? WeightFormat::kQ8 : WeightFormat::kQ4;
+}
+
+std::vector<float> read_vector(const Checkpoint& checkpoint, const TensorSpec& spec) {
+  WeightSource source;
+  checkpoint.append_rows(spec, source);
+  std::vector<float> values(static_cast<size_t>(source.cols));
+  dequantize_row(source.rows.front().dtype, source.rows.front().data, source.cols, values.data());
+  for (const float value : values) {
+    if (!std::isfinite(value)) fail(ErrorCode::kDataCorrupt, "tensor {} holds NaN or infinity", spec.name);
+  }
+  return values;
+}
+
+/// Walks the tensor list once: vectors are read on the spot, matrices become jobs; q/k/v and gate/up rows end
+/// up in one job because their modules share a site.
+class ModelPlan {
+ public:
+  ModelPlan(const Checkpoint& checkpoint, Model& model) : checkpoint_(checkpoint), model_(model) {
+    model.config = checkpoint.config();
+    model.layers.resize(static_cast<size_t>(model.config.num_layers));
+    sites_.resize(model.layers.size() * kSiteCount);
+    for_each_tensor(model.config, [this](const TensorSpec& spec) { add(spec); });
+  }
+
+  std::vector<PackJob> take_jobs(WeightPolicy policy) {
+    std::vector<PackJob> jobs;
+    const auto add_job = [&](WeightSource& source, std::unique_ptr<Weight>& target, bool is_embedding) {
+      const WeightFormat format = choose_format(source, policy, is_embedding);
+      jobs.push_back({std::move(source), format, &target});
+    };
+    add_job(embedding_, model_.embedding, true);
+    if (!lm_head_.rows.empty()) add_job(lm_head_, model_.lm_head, true);
+    for (size_t i = 0; i < sites_.size(); ++i) {
+      add_job(sites_[i], model_.layers[i / kSiteCount].linears[i % kSiteCount].weight, false);
+    }
+    return jobs;
+  }
+
+ private:
+  void add(const TensorSpec& spec) {
+    using Role = TensorSpec::Role;
+    switch (spec.role) {
+      case Role::kEmbedding:
+        return checkpoint_.append_rows(spec, embedding_);
+      case Role::kLmHead:
+        return checkpoint_.append_rows(spec, lm_head_);
+      case Role::kFinalNorm:
+        model_.final_norm = read_vector(checkpoint_, spec);
+        return;
+      case Role::kInputNorm:
+        layer(spec).input_norm = read_vector(checkpoint_, spec);
+        return;
+      case Role::kPostAttentionNorm:
+        layer(spec).post_attention_norm = read_vector(checkpoint_, spec);
+        return;
+      case Role::kLinearWeight:
+        return checkpoint_.append_rows(
+            spec, sites_[static_cast<size_t>(spec.layer) * kSiteCount + site_index(spec)]);
+      case Role::kLinearBias: {
+        const std::vector<float> part = read_vector(checkpoint_, spec);
+        std::vector<float>& bias = layer(spec).linears[site_index(spec)].bias;
+        bias.insert(bias.end(), part.begin(), part.end());
+        return;
+      }
+    }
+  }
+
+  Layer& layer(const TensorSpec& spec) { return model_.layers[static_cast<size_t>(spec.layer)]; }
+  size_t site_index(const TensorSpec& spec) const {
+    return static_cast<size_t>(linear_modules(model_.config)[static_cast<size_t>(spec.module)].site);
+  }
+
+  const Checkpoint& checkpoint_;
+  Model& model_;
+  WeightSource embedding_, lm_head_;
+  std::vector<WeightSource> sites_;  // [layer][site]
+};
+
+/// Packs on a few threads: packing is bound by page faults on both sides, which overlap well.
+class JobRunner {
+ public:
+  JobRunner(Backend& backend, std::vector<PackJob> jobs, const ProgressFn& progress)
+      : backend_(backend), jobs_(std::move(jobs)), progress_(progress) {}
+
+  void run() {
+    const unsigned helpers = std::min(7u, std::max(1u, std::thread::hardware_concurrency()) - 1);
+    std::vector<std::thread> threads;
+    for (unsigned i = 0; i < helpers; ++i) threads.emplace_back([this] { work(false); });
+    work(true);
+    for (std::thread& thread : threads) thread.join();
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  void work(bool reports) {
+    for (size_t i = next_++; i < jobs_.size() && !failed_; i = next_++) {
+      try {
+        *jobs_[i].target = backend_.pack_weight(jobs_[i].source, jobs_[i].format);
+      } catch (...) {
+        const std::lock_guard lock(mutex_);
+        failed_ = true;
+        if (!error_) error_ = std::current_exception();
+      }
+      ++done_;
+      if (reports && progress_)
+        progress_("loading weights", static_cast<double>(done_) / static_cast<double>(jobs_.size()));
+    }
+  }
+
+  Backend& backend_;
+  std::vector<PackJob> jobs_;
+  const ProgressFn& progress_;
+  std::atomic<size_t> next_ = 0, done_ = 0;
+  std::atomic<bool> failed_ = false;
+  std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
+}  // namespace
+
+std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, Backend& backend, WeightPolicy policy,
+                                  const ProgressFn& progress) {
+  auto model = std::make_unique<Model>();
+  ModelPlan plan(checkpoint, *model);
+  JobRunner(backend, plan.take_jobs(policy), progress).run();
+  return model;
+}
+
+}  // namespace polylora

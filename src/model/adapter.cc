@@ -1,0 +1,13 @@
+#include "model/adapter.h"
+
+namespace polylora {
+
+size_t Adapter::bytes() const {
+  size_t total = 0;
+  for (const auto& layer : layers_) {
+    for (const auto& weight : layer) total += weight ? weight->bytes() : 0;
+  }
+  return total;
+}
+
+}  // namespace polylora

@@ -1,0 +1,151 @@
+#include "ops/backend.h"
+
+#include <cstdlib>
+
+#include "base/error.h"
+#include "ops/cpu/cpu_backend.h"
+#include "ops/ref_backend.h"
+
+namespace polylora {
+namespace {
+
+template <typename T>
+bool has_shape(const View<T>& view, int64_t rows, int64_t cols) {
+  return view.rows == rows && view.cols == cols && view.stride >= cols && (view.data != nullptr || rows * cols == 0);
+}
+
+void check_spans(const KvCache& cache, int layer, int64_t batch_rows, std::span<const SequenceSpan> spans) {
+  check(layer >= 0 && layer < cache.shape().layers, "layer of the KV cache");
+  for (const SequenceSpan& span : spans) {
+    check(span.row_begin >= 0 && span.row_count >= 0 && span.row_begin + span.row_count <= batch_rows,
+          "rows of a sequence span");
+    const int64_t tokens = int64_t{span.start_position} + span.row_count;
+    check(span.start_position >= 0 && tokens <= static_cast<int64_t>(span.pages.size()) * kKvPageSize,
+          "pages of a sequence span");
+    for (const int32_t page : span.pages) check(page >= 0 && page < cache.shape().pages, "page of the KV cache");
+  }
+}
+
+void check_groups(std::span<const LoraGroup> groups, int64_t batch_rows) {
+  int last_end = 0;
+  for (const LoraGroup& group : groups) {
+    check(group.row_begin >= last_end && group.row_end >= group.row_begin && group.row_end <= batch_rows,
+          "LoRA groups ascend without overlap");
+    last_end = group.row_end;
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Weight> Backend::pack_weight(const WeightSource& source, WeightFormat format) {
+  check(source.cols > 0 && !source.rows.empty(), "a weight has rows and columns");
+  const bool quantised = format == WeightFormat::kQ8 || format == WeightFormat::kQ4;
+  if (quantised && source.cols % 32 != 0) {
+    fail(ErrorCode::kUnsupported, "{} weights need an input width that is a multiple of 32, not {}",
+         weight_format_name(format), source.cols);
+  }
+  for (const WeightSource::Row& row : source.rows) {
+    check(row.data != nullptr && source.cols % dtype_block_size(row.dtype) == 0, "row of a weight");
+  }
+  return do_pack_weight(source, format);
+}
+
+std::unique_ptr<LoraWeight> Backend::pack_lora(const LoraSource& source, DType dtype) {
+  check(dtype == DType::kF32 || dtype == DType::kBf16, "LoRA weights are kept as F32 or BF16");
+  check(source.k > 0 && source.n > 0, "LoRA widths");
+  for (const LoraPairSource& pair : source.pairs) {
+    check(pair.rank > 0 && pair.n_begin >= 0 && pair.n_count > 0 && pair.n_begin + pair.n_count <= source.n,
+          "LoRA pair shape");
+    check(pair.a != nullptr && pair.b != nullptr && dtype_block_size(pair.dtype) == 1, "LoRA pair data");
+  }
+  return do_pack_lora(source, dtype);
+}
+
+std::unique_ptr<KvCache> Backend::make_kv_cache(const KvCacheShape& shape) {
+  check(shape.dtype == DType::kF32 || shape.dtype == DType::kBf16, "a KV cache is F32 or BF16");
+  check(shape.layers > 0 && shape.pages > 0 && shape.kv_heads > 0 && shape.head_dim > 0 && shape.head_dim % 2 == 0,
+        "shape of a KV cache");
+  return do_make_kv_cache(shape);
+}
+
+void Backend::embed(Mat y, const Weight& w, std::span<const int32_t> ids) {
+  check(has_shape(y, static_cast<int64_t>(ids.size()), w.cols()), "embed: y is [T,D]");
+  for (const int32_t id : ids) check(id >= 0 && id < w.rows(), "embed: token id inside the vocabulary");
+  do_embed(y, w, ids);
+}
+
+void Backend::rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain, float eps) {
+  check(has_shape(x, x.rows, x.cols) && has_shape(y, x.rows, x.cols), "rmsnorm: x and y are [T,D]");
+  check(static_cast<int64_t>(gain.size()) == x.cols, "rmsnorm: gain is [D]");
+  check((delta.data == nullptr) == (sum.data == nullptr) || x.rows == 0, "rmsnorm: sum goes with delta");
+  if (delta.data != nullptr) {
+    check(has_shape(delta, x.rows, x.cols) && has_shape(sum, x.rows, x.cols), "rmsnorm: delta and sum are [T,D]");
+  }
+  do_rmsnorm(y, sum, x, delta, gain, eps);
+}
+
+void Backend::linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias) {
+  check(has_shape(x, x.rows, w.cols()), "linear: x is [T,K]");
+  check(has_shape(y, x.rows, w.rows()), "linear: y is [T,N]");
+  check(bias.empty() || static_cast<int64_t>(bias.size()) == w.rows(), "linear: bias is [N]");
+  if (x.rows > 0) do_linear(y, x, w, bias);
+}
+
+void Backend::lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups) {
+  check(has_shape(x, x.rows, x.cols) && has_shape(y, x.rows, y.cols), "lora_delta: x is [T,K], y is [T,N]");
+  check_groups(groups, x.rows);
+  if (!groups.empty()) do_lora_delta(y, x, groups);
+}
+
+void Backend::rope(Mat q, Mat k, int head_dim, std::span<const int32_t> positions, RopeTable table) {
+  const auto rows = static_cast<int64_t>(positions.size());
+  check(head_dim > 0 && head_dim % 2 == 0 && table.cols == head_dim, "rope: table is [P,E]");
+  check(has_shape(q, rows, q.cols) && q.cols % head_dim == 0, "rope: q is [T,H*E]");
+  check(has_shape(k, rows, k.cols) && k.cols % head_dim == 0, "rope: k is [T,G*E]");
+  for (const int32_t position : positions) check(position >= 0 && position < table.rows, "rope: position in table");
+  do_rope(q, k, head_dim, positions, table);
+}
+
+void Backend::kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v, std::span<const SequenceSpan> spans) {
+  const int64_t width = int64_t{cache.shape().kv_heads} * cache.shape().head_dim;
+  check(has_shape(k, k.rows, width) && has_shape(v, k.rows, width), "kv_write: k and v are [T,G*E]");
+  check_spans(cache, layer, k.rows, spans);
+  do_kv_write(cache, layer, k, v, spans);
+}
+
+void Backend::attention(Mat o, ConstMat q, const KvCache& cache, int layer, std::span<const SequenceSpan> spans,
+                        const AttentionParams& params) {
+  const int64_t group_width = int64_t{cache.shape().kv_heads} * cache.shape().head_dim;
+  check(has_shape(q, q.rows, q.cols) && has_shape(o, q.rows, q.cols), "attention: q and o are [T,H*E]");
+  check(q.cols > 0 && q.cols % group_width == 0, "attention: query heads are a multiple of kv heads");
+  check_spans(cache, layer, q.rows, spans);
+  do_attention(o, q, cache, layer, spans, params);
+}
+
+void Backend::glu(Mat y, ConstMat gate_up, GluActivation activation) {
+  check(has_shape(gate_up, y.rows, 2 * y.cols) && has_shape(y, y.rows, y.cols), "glu: y is [T,F], gate_up [T,2F]");
+  do_glu(y, gate_up, activation);
+}
+
+void Backend::add(Mat y, ConstMat x) {
+  check(has_shape(y, y.rows, y.cols) && has_shape(x, y.rows, y.cols), "add: x and y are [T,D]");
+  do_add(y, x);
+}
+
+void Backend::gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) {
+  check(has_shape(y, static_cast<int64_t>(rows.size()), x.cols), "gather_rows: y is [M,D]");
+  for (const int32_t row : rows) check(row >= 0 && row < x.rows, "gather_rows: row of x");
+  do_gather_rows(y, x, rows);
+}
+
+std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
+  if (options.threads < 0) fail(ErrorCode::kInvalidArgument, "{} threads: give 0 (all) or more", options.threads);
+  if (options.name == "ref") return make_ref_backend();
+  if (options.name != "cpu") {
+    fail(ErrorCode::kInvalidArgument, "unknown backend \"{}\": choose cpu or ref", options.name);
+  }
+  const char* isa = std::getenv("POLYLORA_ISA");
+  return make_cpu_backend(isa != nullptr ? isa : "", options.threads);
+}
+
+}  // namespace polylora

@@ -1,0 +1,47 @@
+// Groups of 32 values as small integers: how q8 and q4 weights and their activations are rounded.
+//
+// This is the one definition that `ref` and `cpu` share. A weight group is w[i] = scale * (q[i] - zero_point) + min
+// with unsigned q. A matrix uses one of two schemes for all of its rows:
+//   symmetric   zero_point is 128 (q8) or 8 (q4), min is 0     Q8_0, Q4_0, and wider rows rounded to q8
+//   with min    zero_point is 0                                Q4_1, and wider rows rounded to q4
+// Symmetric rows inside a with-min matrix take min = -zero_point * scale, which loses nothing: a power of two.
+#pragma once
+
+#include <cstdint>
+
+#include "ops/weight.h"
+
+namespace polylora {
+
+inline constexpr int kQuantGroup = 32;
+
+struct QuantScheme {
+  int zero_point = 0;
+  bool has_min = false;
+};
+
+struct QuantGroup {
+  uint8_t q[kQuantGroup];  // 0..255 for q8, 0..15 for q4; one byte each also for q4
+  uint16_t scale;          // f16
+  uint16_t min;            // f16; 0 in a symmetric scheme
+};
+
+/// The scheme that holds every row of `source` exactly where its dtype allows. `format` is kQ8 or kQ4.
+QuantScheme quant_scheme(const WeightSource& source, WeightFormat format);
+
+/// One stored row -> cols/32 groups. Throws kUnsupported for a scale that no f16 can hold.
+void quantize_row(const WeightSource::Row& row, int64_t cols, WeightFormat format, QuantScheme scheme,
+                  QuantGroup* groups);
+
+/// Activations: x[i] ≈ scale * q[i] with q in [-127, 127], rounded to nearest even. Groups whose largest magnitude
+/// is below kTinyActivation become zero, so that 127/amax cannot overflow.
+inline constexpr float kTinyActivation = 1e-30f;
+
+struct ActivationGroup {
+  int8_t q[kQuantGroup];
+  float scale;
+};
+
+ActivationGroup quantize_activations(const float* x);
+
+}  // namespace polylora

@@ -1,0 +1,33 @@
+#include "ops/weight.h"
+
+#include <algorithm>
+
+namespace polylora {
+
+std::string_view weight_format_name(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return "float32";
+    case WeightFormat::kBf16:
+      return "bfloat16";
+    case WeightFormat::kQ8:
+      return "q8";
+    case WeightFormat::kQ4:
+      return "q4";
+  }
+  return "unknown";
+}
+
+WeightFormat native_format(const WeightSource& source) {
+  const auto all = [&](auto holds) {
+    return std::all_of(source.rows.begin(), source.rows.end(),
+                       [&](const WeightSource::Row& row) { return holds(row.dtype); });
+  };
+  const auto is_4bit = [](DType dtype) { return dtype == DType::kQ4_0 || dtype == DType::kQ4_1; };
+  if (all(is_4bit)) return WeightFormat::kQ4;
+  if (all([&](DType dtype) { return is_4bit(dtype) || dtype == DType::kQ8_0; })) return WeightFormat::kQ8;
+  if (all([](DType dtype) { return dtype == DType::kBf16; })) return WeightFormat::kBf16;
+  return WeightFormat::kF32;
+}
+
+}  // namespace polylora
