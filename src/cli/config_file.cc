@@ -1,0 +1,103 @@
+#include "cli/config_file.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+
+#include "base/error.h"
+#include "base/file.h"
+
+namespace polylora {
+namespace {
+
+/// A YAML value inside a list or mapping, as JSON. Everything unquoted that reads as JSON keeps its type.
+nlohmann::json to_json(const YAML::Node& node) {
+  if (node.IsSequence()) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const YAML::Node& item : node) list.push_back(to_json(item));
+    return list;
+  }
+  if (node.IsMap()) {
+    nlohmann::json object = nlohmann::json::object();
+    for (const auto& item : node) object[item.first.as<std::string>()] = to_json(item.second);
+    return object;
+  }
+  if (node.IsNull()) return nullptr;
+  const std::string text = node.Scalar();
+  if (node.Tag() == "!") return text;  // quoted
+  const nlohmann::json value = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
+  return value.is_discarded() ? nlohmann::json(text) : value;
+}
+
+std::string to_argument(const YAML::Node& node) {
+  return node.IsScalar() ? node.Scalar() : to_json(node).dump();
+}
+
+ConfigEntry read_entry(std::string key, const YAML::Node& value) {
+  std::replace(key.begin(), key.end(), '_', '-');
+  if (key == "model") return {"", {to_argument(value)}};
+  const std::string flag = "--" + key;
+  if (value.IsNull()) return {flag, {}};
+  bool on = false;
+  if (value.IsScalar() && value.Tag() != "!" && YAML::convert<bool>::decode(value, on)) {
+    return {flag, {on ? flag : "--no-" + key}};
+  }
+  ConfigEntry entry{flag, {flag}};
+  if (value.IsSequence()) {
+    for (const YAML::Node& item : value) entry.arguments.push_back(to_argument(item));
+  } else {
+    entry.arguments.push_back(to_argument(value));
+  }
+  return entry;
+}
+
+/// "--no-foo_bar=x" -> "--foo-bar": the key that an argument decides.
+std::string flag_of(const std::string& argument) {
+  if (!argument.starts_with("--")) return {};
+  std::string name = argument.substr(0, argument.find('='));
+  std::replace(name.begin(), name.end(), '_', '-');
+  return name.starts_with("--no-") ? "--" + name.substr(5) : name;
+}
+
+}  // namespace
+
+std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path) {
+  const std::string text = read_text_file(path);
+  try {
+    const YAML::Node root = YAML::Load(text);
+    if (!root.IsMap()) {
+      fail(ErrorCode::kInvalidArgument, "--config {}: expected lines of the form `flag-name: value`", path.string());
+    }
+    std::vector<ConfigEntry> entries;
+    for (const auto& item : root) entries.push_back(read_entry(item.first.as<std::string>(), item.second));
+    return entries;
+  } catch (const YAML::Exception& error) {
+    fail(ErrorCode::kInvalidArgument, "--config {}: line {}: {}", path.string(), error.mark.line + 1, error.msg);
+  }
+}
+
+std::vector<std::string> merge_config(const std::vector<ConfigEntry>& entries,
+                                      std::vector<std::string> command_line) {
+  std::set<std::string> given;
+  for (const std::string& argument : command_line) given.insert(flag_of(argument));
+  // The model of the command line is its first argument, as in vLLM.
+  if (!command_line.empty() && !command_line.front().starts_with("-")) {
+    given.insert("--model");
+  }
+
+  std::vector<std::string> merged;
+  for (const ConfigEntry& entry : entries) {
+    const std::string flag = entry.flag.empty() ? "--model" : entry.flag;
+    if (given.contains(flag)) continue;
+    // The model goes first: a list flag before it would take it for one of its values.
+    const auto at = entry.flag.empty() ? merged.begin() : merged.end();
+    merged.insert(at, entry.arguments.begin(), entry.arguments.end());
+  }
+  merged.insert(merged.end(), command_line.begin(), command_line.end());
+  return merged;
+}
+
+}  // namespace polylora
