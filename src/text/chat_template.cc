@@ -1,6 +1,7 @@
 #include "text/chat_template.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "base/error.h"
 #include "text/jinja_interpreter.h"
@@ -19,20 +20,27 @@ std::tm local_now() {
   return out;
 }
 
-/// Templates disagree on what reasoning is called; transformers gives a message both names.
-ordered_json with_thinking(const ordered_json& messages) {
-  ordered_json out = messages;
-  for (ordered_json& message : out) {
-    if (message.is_object() && message.contains("reasoning_content") && !message.contains("thinking")) {
-      message["thinking"] = message["reasoning_content"];
+/// Templates disagree on what reasoning is called; transformers gives a message both names. (Works on values:
+/// copying JSON recurses without bound.)
+jinja::Value message_values(const ordered_json& messages) {
+  std::vector<jinja::Value> out;
+  for (const ordered_json& message : messages) {
+    jinja::Value value = jinja::Value::from_json(message);
+    const jinja::Value* reasoning = value.is_dict() ? value.as_dict().find("reasoning_content") : nullptr;
+    if (reasoning != nullptr && value.as_dict().find("thinking") == nullptr) {
+      jinja::Dict dict = value.as_dict();
+      dict.set(jinja::Value::string("thinking"), *reasoning);
+      value = jinja::Value::dict(std::move(dict));
     }
+    out.push_back(std::move(value));
   }
-  return out;
+  return jinja::Value::list(std::move(out));
 }
 
 /// The text that continue_final_message continues: the last message's content, or its last text part.
 std::string final_text(const ordered_json& messages) {
-  const ordered_json& last = messages.empty() ? ordered_json() : messages.back();
+  static const ordered_json none;
+  const ordered_json& last = messages.empty() ? none : messages.back();
   const auto content = last.is_object() ? last.find("content") : last.end();
   if (last.is_object() && content != last.end()) {
     if (content->is_string()) return content->get<std::string>();
@@ -89,7 +97,7 @@ std::string ChatTemplate::render(const ordered_json& messages, const Options& op
          "continue_final_message and add_generation_prompt are not compatible: set one of them to false");
   }
   jinja::Interpreter interpreter(*template_, options.clock ? options.clock : local_now);
-  interpreter.define("messages", Value::from_json(with_thinking(messages)));
+  interpreter.define("messages", message_values(messages));
   interpreter.define("tools", Value::from_json(options.tools));
   interpreter.define("documents", Value::from_json(options.documents));
   interpreter.define("add_generation_prompt", Value::boolean(options.add_generation_prompt));

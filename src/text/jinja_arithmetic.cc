@@ -1,4 +1,5 @@
 // Python's arithmetic on values. Integers are 64 bits; leaving them is an Error.
+#include <algorithm>
 #include <cmath>
 
 #include "text/jinja_builtins.h"
@@ -106,10 +107,8 @@ Value repeat(Interpreter& interpreter, const Value& value, int64_t count) {
     return interpreter.make_string(std::move(out));
   }
   const List& list = value.as_list();
-  if (!list.items.empty() && times > 10'000'000 / list.items.size()) {
-    fail(ErrorCode::kResourceExhausted, "a list of more than ten million items");
-  }
-  interpreter.budget().allocate(times * list.items.size() * sizeof(Value));
+  if (!list.items.empty())
+    Budget::check_items(std::min<uint64_t>(times, Budget::kMaxItems + 1) * list.items.size());
   std::vector<Value> out;
   for (uint64_t i = 0; i < times && !list.items.empty(); ++i) {
     out.insert(out.end(), list.items.begin(), list.items.end());
@@ -125,6 +124,7 @@ Value add_sequences(Interpreter& interpreter, const Value& a, const Value& b) {
   if (!b.is_list() || b.as_list().type != a.as_list().type) {
     template_error("can only concatenate {} (not \"{}\") to {}", a.type_name(), b.type_name(), a.type_name());
   }
+  Budget::check_items(a.as_list().items.size() + b.as_list().items.size());
   std::vector<Value> out = a.as_list().items;
   out.insert(out.end(), b.as_list().items.begin(), b.as_list().items.end());
   return interpreter.make_list(std::move(out), a.as_list().type);

@@ -192,6 +192,9 @@ Value to_int(Interpreter&, const Value& v, Args& a) {
     std::string text = strip_text(v.as_string(), nullptr, true, true);
     if (text.starts_with('+')) text.erase(0, 1);
     const auto base = static_cast<int>(std::clamp<int64_t>(a.integer(1, "base", 10), 2, 36));
+    const bool hex = base == 16 && (text.starts_with("0x") || text.starts_with("0X"));
+    if (hex || (base == 8 && text.starts_with("0o")) || (base == 2 && text.starts_with("0b")))
+      text.erase(0, 2);
     int64_t out = 0;
     const char* end = text.data() + text.size();
     if (const auto r = std::from_chars(text.data(), end, out, base); r.ec == std::errc() && r.ptr == end) {

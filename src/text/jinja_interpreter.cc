@@ -432,6 +432,7 @@ Value Interpreter::make_string(std::string text) {
 }
 
 Value Interpreter::make_list(std::vector<Value> items, ListType type) {
+  Budget::check_items(items.size());
   budget_.allocate(items.size() * sizeof(Value) + 64);
   return Value::list(List{std::move(items), type, 0});
 }

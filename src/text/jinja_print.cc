@@ -118,8 +118,6 @@ class JsonWriter {
         default:
           if (cp >= 0x20 && (cp < 0x7F || !style_.ensure_ascii)) {
             append_utf8(out_, cp);
-          } else if (cp == 0x7F) {
-            out_ += '\x7f';
           } else if (cp < 0x10000) {
             write_unit(cp);
           } else {

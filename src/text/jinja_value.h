@@ -32,7 +32,8 @@ template <typename... T>
 struct Budget {
   static constexpr size_t kMaxString = size_t{64} << 20;  // one string, and the output
   uint64_t steps = 50'000'000;                            // evaluated nodes and loop turns
-  uint64_t bytes = uint64_t{2} << 30;                     // everything ever made
+  static constexpr size_t kMaxItems = 1'000'000;          // of one list
+  uint64_t bytes = uint64_t{1} << 30;                     // everything ever made
 
   void step(uint64_t n = 1) {
     if (steps < n) fail(ErrorCode::kResourceExhausted, "the chat template takes too many steps");
@@ -41,6 +42,10 @@ struct Budget {
   void allocate(uint64_t n) {
     if (bytes < n) fail(ErrorCode::kResourceExhausted, "the chat template makes too much data");
     bytes -= n;
+  }
+  static void check_items(uint64_t count) {
+    if (count > kMaxItems)
+      fail(ErrorCode::kResourceExhausted, "the chat template makes a list above {} items", kMaxItems);
   }
   static void check_string(uint64_t size) {
     if (size > kMaxString)
