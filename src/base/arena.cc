@@ -16,25 +16,31 @@ constexpr size_t kSlabBytes = size_t{32} << 20;
 constexpr size_t kLargestSlabPiece = size_t{8} << 20;  // larger buffers get a mapping of their own
 constexpr size_t kAlignment = 64;
 
-size_t round_up(size_t value, size_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+size_t round_up(size_t value, size_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 /// `bytes` (a multiple of 2 MiB) of zeroed memory at a 2 MiB boundary, advised onto huge pages.
 std::byte* map_huge(size_t bytes) {
   const size_t reserved = bytes + kHugePage;
-  void* raw = mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (raw == MAP_FAILED) fail(ErrorCode::kResourceExhausted, "the system refused {} MiB of memory", bytes >> 20);
+  void* raw =
+      mmap(nullptr, reserved, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (raw == MAP_FAILED)
+    fail(ErrorCode::kResourceExhausted, "the system refused {} MiB of memory", bytes >> 20);
   auto* begin = static_cast<std::byte*>(raw);
-  const size_t lead = round_up(reinterpret_cast<uintptr_t>(begin), kHugePage) - reinterpret_cast<uintptr_t>(begin);
+  const size_t lead =
+      round_up(reinterpret_cast<uintptr_t>(begin), kHugePage) - reinterpret_cast<uintptr_t>(begin);
   if (lead > 0) munmap(begin, lead);
   if (lead < kHugePage) munmap(begin + lead + bytes, kHugePage - lead);
-  madvise(begin + lead, bytes, MADV_HUGEPAGE);  // only advice: a kernel without huge pages is slower, not wrong
+  madvise(begin + lead, bytes,
+          MADV_HUGEPAGE);  // only advice: a kernel without huge pages is slower, not wrong
   return begin + lead;
 }
 
 }  // namespace
 
-/// Hands out pieces front to back and never reuses one, so that every piece is still zero. The mapping goes when
-/// the last piece does: the pieces of one model or one adapter are allocated and freed together.
+/// Hands out pieces front to back and never reuses one, so that every piece is still zero. The mapping goes
+/// when the last piece does: the pieces of one model or one adapter are allocated and freed together.
 struct HugeBuffer::Slab {
   std::byte* data = nullptr;
   size_t used = 0;
@@ -84,7 +90,9 @@ HugeBuffer::~HugeBuffer() {
   destroy(slab_);
 }
 
-HugeBuffer::HugeBuffer(HugeBuffer&& other) noexcept { swap(other); }
+HugeBuffer::HugeBuffer(HugeBuffer&& other) noexcept {
+  swap(other);
+}
 
 HugeBuffer& HugeBuffer::operator=(HugeBuffer&& other) noexcept {
   HugeBuffer taken(std::move(other));

@@ -6,10 +6,10 @@
 
 namespace polylora {
 
-/// Anonymous zeroed memory on a 64-byte boundary, advised MADV_HUGEPAGE. Owns it; movable. Buffers of up to 8 MiB
-/// are pieces of shared 32 MiB slabs, so that a 100 KiB adapter matrix sits on huge pages too; a slab is unmapped
-/// with its last piece. Safe to construct and destroy on any thread. Huge pages are worth 40-80 % of one thread's
-/// read bandwidth.
+/// Anonymous zeroed memory on a 64-byte boundary, advised MADV_HUGEPAGE. Owns it; movable. Buffers of up to 8
+/// MiB are pieces of shared 32 MiB slabs, so that a 100 KiB adapter matrix sits on huge pages too; a slab is
+/// unmapped with its last piece. Safe to construct and destroy on any thread. Huge pages are worth 40-80 % of
+/// one thread's read bandwidth.
 class HugeBuffer {
  public:
   HugeBuffer() = default;

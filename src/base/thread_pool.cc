@@ -13,7 +13,8 @@
 namespace polylora {
 namespace {
 
-// Long enough to bridge the gap between two ops of a model step, short enough that an idle process costs nothing.
+// Long enough to bridge the gap between two ops of a model step, short enough that an idle process costs
+// nothing.
 constexpr auto kSpin = std::chrono::microseconds(50);
 constexpr int kPollsPerClockRead = 32;
 
@@ -62,9 +63,10 @@ struct ThreadPool::State {
   RawBody body = nullptr;  // null = leave
   void* context = nullptr;
 
-  alignas(kCacheLine) std::atomic<uint32_t> epoch{0};       // one per run(); workers sleep on it
-  alignas(kCacheLine) std::atomic<int> working{0};          // workers that have not finished this run(); the caller sleeps on it
-  alignas(kCacheLine) std::atomic<int> arrived{0};          // members inside the current barrier
+  alignas(kCacheLine) std::atomic<uint32_t> epoch{0};  // one per run(); workers sleep on it
+  alignas(kCacheLine) std::atomic<int> working{
+      0};  // workers that have not finished this run(); the caller sleeps on it
+  alignas(kCacheLine) std::atomic<int> arrived{0};             // members inside the current barrier
   alignas(kCacheLine) std::atomic<uint32_t> barrier_phase{0};  // raised by the last member to arrive
 
   void start(RawBody new_body, void* new_context) {
@@ -106,7 +108,9 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : state_->workers) worker.join();
 }
 
-int ThreadPool::size() const { return state_->size; }
+int ThreadPool::size() const {
+  return state_->size;
+}
 
 void ThreadPool::run_raw(RawBody body, void* context) {
   if (state_->size == 1) {

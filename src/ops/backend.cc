@@ -11,7 +11,8 @@ namespace {
 
 template <typename T>
 bool has_shape(const View<T>& view, int64_t rows, int64_t cols) {
-  return view.rows == rows && view.cols == cols && view.stride >= cols && (view.data != nullptr || rows * cols == 0);
+  return view.rows == rows && view.cols == cols && view.stride >= cols &&
+         (view.data != nullptr || rows * cols == 0);
 }
 
 void check_spans(const KvCache& cache, int layer, int64_t batch_rows, std::span<const SequenceSpan> spans) {
@@ -22,7 +23,8 @@ void check_spans(const KvCache& cache, int layer, int64_t batch_rows, std::span<
     const int64_t tokens = int64_t{span.start_position} + span.row_count;
     check(span.start_position >= 0 && tokens <= static_cast<int64_t>(span.pages.size()) * kKvPageSize,
           "pages of a sequence span");
-    for (const int32_t page : span.pages) check(page >= 0 && page < cache.shape().pages, "page of the KV cache");
+    for (const int32_t page : span.pages)
+      check(page >= 0 && page < cache.shape().pages, "page of the KV cache");
   }
 }
 
@@ -63,7 +65,8 @@ std::unique_ptr<LoraWeight> Backend::pack_lora(const LoraSource& source, DType d
 
 std::unique_ptr<KvCache> Backend::make_kv_cache(const KvCacheShape& shape) {
   check(shape.dtype == DType::kF32 || shape.dtype == DType::kBf16, "a KV cache is F32 or BF16");
-  check(shape.layers > 0 && shape.pages > 0 && shape.kv_heads > 0 && shape.head_dim > 0 && shape.head_dim % 2 == 0,
+  check(shape.layers > 0 && shape.pages > 0 && shape.kv_heads > 0 && shape.head_dim > 0 &&
+            shape.head_dim % 2 == 0,
         "shape of a KV cache");
   return do_make_kv_cache(shape);
 }
@@ -79,7 +82,8 @@ void Backend::rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<cons
   check(static_cast<int64_t>(gain.size()) == x.cols, "rmsnorm: gain is [D]");
   check((delta.data == nullptr) == (sum.data == nullptr) || x.rows == 0, "rmsnorm: sum goes with delta");
   if (delta.data != nullptr) {
-    check(has_shape(delta, x.rows, x.cols) && has_shape(sum, x.rows, x.cols), "rmsnorm: delta and sum are [T,D]");
+    check(has_shape(delta, x.rows, x.cols) && has_shape(sum, x.rows, x.cols),
+          "rmsnorm: delta and sum are [T,D]");
   }
   do_rmsnorm(y, sum, x, delta, gain, eps);
 }
@@ -102,19 +106,21 @@ void Backend::rope(Mat q, Mat k, int head_dim, std::span<const int32_t> position
   check(head_dim > 0 && head_dim % 2 == 0 && table.cols == head_dim, "rope: table is [P,E]");
   check(has_shape(q, rows, q.cols) && q.cols % head_dim == 0, "rope: q is [T,H*E]");
   check(has_shape(k, rows, k.cols) && k.cols % head_dim == 0, "rope: k is [T,G*E]");
-  for (const int32_t position : positions) check(position >= 0 && position < table.rows, "rope: position in table");
+  for (const int32_t position : positions)
+    check(position >= 0 && position < table.rows, "rope: position in table");
   do_rope(q, k, head_dim, positions, table);
 }
 
-void Backend::kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v, std::span<const SequenceSpan> spans) {
+void Backend::kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v,
+                       std::span<const SequenceSpan> spans) {
   const int64_t width = int64_t{cache.shape().kv_heads} * cache.shape().head_dim;
   check(has_shape(k, k.rows, width) && has_shape(v, k.rows, width), "kv_write: k and v are [T,G*E]");
   check_spans(cache, layer, k.rows, spans);
   do_kv_write(cache, layer, k, v, spans);
 }
 
-void Backend::attention(Mat o, ConstMat q, const KvCache& cache, int layer, std::span<const SequenceSpan> spans,
-                        const AttentionParams& params) {
+void Backend::attention(Mat o, ConstMat q, const KvCache& cache, int layer,
+                        std::span<const SequenceSpan> spans, const AttentionParams& params) {
   const int64_t group_width = int64_t{cache.shape().kv_heads} * cache.shape().head_dim;
   check(has_shape(q, q.rows, q.cols) && has_shape(o, q.rows, q.cols), "attention: q and o are [T,H*E]");
   check(q.cols > 0 && q.cols % group_width == 0, "attention: query heads are a multiple of kv heads");
@@ -123,7 +129,8 @@ void Backend::attention(Mat o, ConstMat q, const KvCache& cache, int layer, std:
 }
 
 void Backend::glu(Mat y, ConstMat gate_up, GluActivation activation) {
-  check(has_shape(gate_up, y.rows, 2 * y.cols) && has_shape(y, y.rows, y.cols), "glu: y is [T,F], gate_up [T,2F]");
+  check(has_shape(gate_up, y.rows, 2 * y.cols) && has_shape(y, y.rows, y.cols),
+        "glu: y is [T,F], gate_up [T,2F]");
   do_glu(y, gate_up, activation);
 }
 
@@ -139,7 +146,8 @@ void Backend::gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) {
 }
 
 std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
-  if (options.threads < 0) fail(ErrorCode::kInvalidArgument, "{} threads: give 0 (all) or more", options.threads);
+  if (options.threads < 0)
+    fail(ErrorCode::kInvalidArgument, "{} threads: give 0 (all) or more", options.threads);
   if (options.name == "ref") return make_ref_backend();
   if (options.name != "cpu") {
     fail(ErrorCode::kInvalidArgument, "unknown backend \"{}\": choose cpu or ref", options.name);

@@ -28,7 +28,9 @@ uint16_t symmetric_min(uint16_t scale, int zero_point) {
   return f32_to_f16(min);
 }
 
-int symmetric_zero_point(WeightFormat format) { return format == WeightFormat::kQ8 ? 128 : 8; }
+int symmetric_zero_point(WeightFormat format) {
+  return format == WeightFormat::kQ8 ? 128 : 8;
+}
 
 void finish_symmetric(QuantGroup& group, int zero_point, QuantScheme scheme) {
   group.min = scheme.has_min ? symmetric_min(group.scale, zero_point) : uint16_t{0};
@@ -70,7 +72,9 @@ uint16_t checked_f16(float value) {
   return f32_to_f16(value);
 }
 
-float inverse_or_zero(float scale) { return scale > 0.0f ? 1.0f / scale : 0.0f; }
+float inverse_or_zero(float scale) {
+  return scale > 0.0f ? 1.0f / scale : 0.0f;
+}
 
 uint8_t round_to_range(float value, float top) {
   return static_cast<uint8_t>(std::lrintf(std::clamp(value, 0.0f, top)));
@@ -110,7 +114,8 @@ void round_row(const WeightSource::Row& row, int64_t cols, WeightFormat format, 
 }
 
 bool held_exactly(DType dtype, WeightFormat format) {
-  return dtype == DType::kQ4_0 || dtype == DType::kQ4_1 || (dtype == DType::kQ8_0 && format == WeightFormat::kQ8);
+  return dtype == DType::kQ4_0 || dtype == DType::kQ4_1 ||
+         (dtype == DType::kQ8_0 && format == WeightFormat::kQ8);
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
 // Groups of 32 values as small integers: how q8 and q4 weights and their activations are rounded.
 //
-// This is the one definition that `ref` and `cpu` share. A weight group is w[i] = scale * (q[i] - zero_point) + min
-// with unsigned q. A matrix uses one of two schemes for all of its rows:
+// This is the one definition that `ref` and `cpu` share. A weight group is w[i] = scale * (q[i] - zero_point)
+// + min with unsigned q. A matrix uses one of two schemes for all of its rows:
 //   symmetric   zero_point is 128 (q8) or 8 (q4), min is 0     Q8_0, Q4_0, and wider rows rounded to q8
 //   with min    zero_point is 0                                Q4_1, and wider rows rounded to q4
-// Symmetric rows inside a with-min matrix take min = -zero_point * scale, which loses nothing: a power of two.
+// Symmetric rows inside a with-min matrix take min = -zero_point * scale, which loses nothing: a power of
+// two.
 #pragma once
 
 #include <cstdint>
@@ -33,8 +34,8 @@ QuantScheme quant_scheme(const WeightSource& source, WeightFormat format);
 void quantize_row(const WeightSource::Row& row, int64_t cols, WeightFormat format, QuantScheme scheme,
                   QuantGroup* groups);
 
-/// Activations: x[i] ≈ scale * q[i] with q in [-127, 127], rounded to nearest even. Groups whose largest magnitude
-/// is below kTinyActivation become zero, so that 127/amax cannot overflow.
+/// Activations: x[i] ≈ scale * q[i] with q in [-127, 127], rounded to nearest even. Groups whose largest
+/// magnitude is below kTinyActivation become zero, so that 127/amax cannot overflow.
 inline constexpr float kTinyActivation = 1e-30f;
 
 struct ActivationGroup {

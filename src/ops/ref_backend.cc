@@ -17,8 +17,8 @@ float round_to(DType dtype, float value) {
   return dtype == DType::kBf16 ? bf16_to_f32(f32_to_bf16(value)) : value;
 }
 
-/// f32 and bf16 weights are kept as the floats they stand for; q8 and q4 as groups, because their arithmetic is
-/// on the integers.
+/// f32 and bf16 weights are kept as the floats they stand for; q8 and q4 as groups, because their arithmetic
+/// is on the integers.
 class RefWeight final : public Weight {
  public:
   RefWeight(const WeightSource& source, WeightFormat format)
@@ -33,7 +33,9 @@ class RefWeight final : public Weight {
   WeightFormat format() const override { return format_; }
   int64_t rows() const override { return rows_; }
   int64_t cols() const override { return cols_; }
-  size_t bytes() const override { return floats_.size() * sizeof(float) + groups_.size() * sizeof(QuantGroup); }
+  size_t bytes() const override {
+    return floats_.size() * sizeof(float) + groups_.size() * sizeof(QuantGroup);
+  }
 
   bool is_quantised() const { return format_ == WeightFormat::kQ8 || format_ == WeightFormat::kQ4; }
   const QuantScheme& scheme() const { return scheme_; }
@@ -134,7 +136,9 @@ class RefKvCache final : public KvCache {
   float* key(int layer, int page, int token) { return keys_.data() + offset(layer, page, token); }
   float* value(int layer, int page, int token) { return values_.data() + offset(layer, page, token); }
   const float* key(int layer, int page, int token) const { return keys_.data() + offset(layer, page, token); }
-  const float* value(int layer, int page, int token) const { return values_.data() + offset(layer, page, token); }
+  const float* value(int layer, int page, int token) const {
+    return values_.data() + offset(layer, page, token);
+  }
 
  private:
   static size_t elements(const KvCacheShape& s) {
@@ -142,7 +146,8 @@ class RefKvCache final : public KvCache {
            static_cast<size_t>(s.kv_heads) * static_cast<size_t>(s.head_dim);
   }
   size_t offset(int layer, int page, int token) const {
-    const size_t page_index = static_cast<size_t>(layer) * static_cast<size_t>(shape_.pages) + static_cast<size_t>(page);
+    const size_t page_index =
+        static_cast<size_t>(layer) * static_cast<size_t>(shape_.pages) + static_cast<size_t>(page);
     return (page_index * kKvPageSize + static_cast<size_t>(token)) * width();
   }
 
@@ -215,7 +220,8 @@ class RefBackend final : public Backend {
     }
   }
 
-  void do_rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain, float eps) override {
+  void do_rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain,
+                  float eps) override {
     std::vector<float> row(static_cast<size_t>(x.cols));
     for (int64_t t = 0; t < x.rows; ++t) {
       for (int64_t d = 0; d < x.cols; ++d) {
@@ -247,7 +253,8 @@ class RefBackend final : public Backend {
     for (const LoraGroup& group : groups) {
       if (group.weight == nullptr) continue;
       const auto& lora = as<const RefLora>(*group.weight);
-      check(lora.k() == x.cols && lora.n() == y.cols, "lora_delta: the adapter's widths are those of x and y");
+      check(lora.k() == x.cols && lora.n() == y.cols,
+            "lora_delta: the adapter's widths are those of x and y");
       for (int64_t t = group.row_begin; t < group.row_end; ++t) {
         for (const RefPair& pair : lora.pairs()) lora_row(y.row(t), x.row(t), pair, lora.k(), lora.dtype());
       }
@@ -325,7 +332,8 @@ class RefBackend final : public Backend {
     const DType dtype = weight.format() == WeightFormat::kBf16 ? DType::kBf16 : DType::kF32;
     for (int64_t n = 0; n < weight.rows(); ++n) {
       double sum = 0.0;
-      for (int64_t k = 0; k < weight.cols(); ++k) sum += double{round_to(dtype, x[k])} * double{weight.at(n, k)};
+      for (int64_t k = 0; k < weight.cols(); ++k)
+        sum += double{round_to(dtype, x[k])} * double{weight.at(n, k)};
       y[n] = static_cast<float>(sum);
     }
   }
@@ -405,6 +413,8 @@ class RefBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_ref_backend() { return std::make_unique<RefBackend>(); }
+std::unique_ptr<Backend> make_ref_backend() {
+  return std::make_unique<RefBackend>();
+}
 
 }  // namespace polylora

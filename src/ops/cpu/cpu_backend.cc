@@ -1,11 +1,282 @@
 #include "ops/cpu/cpu_backend.h"
 
-#include "ops/ref_backend.h"
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/thread_pool.h"
+#include "ops/cpu/lora_delta.h"
+#include "ops/cpu/packed.h"
+#include "ops/cpu/paged_attention.h"
+#include "ops/cpu/scratch.h"
+#include "ops/cpu/work_queue.h"
 
 namespace polylora {
+namespace cpu {
+namespace {
 
-std::vector<std::string_view> available_isas() { return {"generic"}; }
+int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
-std::unique_ptr<Backend> make_cpu_backend(std::string_view, int) { return make_ref_backend(); }
+/// A handle made by another backend is our bug.
+template <typename Derived, typename Base>
+Derived& as(Base& handle) {
+  auto* derived = dynamic_cast<Derived*>(&handle);
+  check(derived != nullptr, "the handle was made by another backend");
+  return *derived;
+}
+
+/// Less work than this (in multiply-adds or elements) is done before the other threads would have woken.
+constexpr int64_t kInlineProducts = 1 << 16;
+constexpr int64_t kInlineElements = 1 << 12;
+
+/// How a linear is cut: runs of panels, and runs of rows where panels alone would not feed the threads.
+struct LinearItems {
+  int64_t panels_each;
+  int64_t rows_each;
+  int64_t panel_runs;
+  int64_t row_runs;
+
+  LinearItems(int64_t panels, int64_t rows, int threads) {
+    constexpr int64_t kItemsPerThread = 8;
+    constexpr int64_t kPanelStep = 2;  // the widest tile
+    constexpr int64_t kLeastRows = 48;
+    const int64_t wanted = kItemsPerThread * threads;
+    panels_each = std::max<int64_t>(1, panels / wanted / kPanelStep) * kPanelStep;
+    panel_runs = ceil_div(panels, panels_each);
+    row_runs = std::clamp<int64_t>(wanted / panel_runs, 1, ceil_div(rows, kLeastRows));
+    rows_each = ceil_div(rows, row_runs);
+    row_runs = ceil_div(rows, rows_each);
+  }
+  int64_t count() const { return panel_runs * row_runs; }
+};
+
+class CpuBackend final : public Backend {
+ public:
+  CpuBackend(const Kernels& kernels, int threads)
+      : kernels_(kernels),
+        pool_(threads),
+        narrowed_(kernels),
+        lora_delta_(kernels, pool_),
+        attention_(kernels, pool_) {}
+
+  std::string_view name() const override { return "cpu"; }
+  std::string description() const override {
+    return fmt::format("cpu {}, {} thread{}", kernels_.description, pool_.size(),
+                       pool_.size() == 1 ? "" : "s");
+  }
+
+ protected:
+  std::unique_ptr<Weight> do_pack_weight(const WeightSource& source, WeightFormat format) override {
+    return std::make_unique<CpuWeight>(source, format, pool_.size());
+  }
+  std::unique_ptr<LoraWeight> do_pack_lora(const LoraSource& source, DType dtype) override {
+    return std::make_unique<CpuLora>(source, dtype);
+  }
+  std::unique_ptr<KvCache> do_make_kv_cache(const KvCacheShape& shape) override {
+    return std::make_unique<CpuKvCache>(shape);
+  }
+
+  void do_embed(Mat y, const Weight& w, std::span<const int32_t> ids) override {
+    const auto& weight = as<const CpuWeight>(w);
+    for_rows(y.rows, y.cols, [&](int64_t t) { weight.read_row(ids[static_cast<size_t>(t)], y.row(t)); });
+  }
+
+  void do_rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain,
+                  float eps) override {
+    for_rows(x.rows, x.cols, [&](int64_t t) {
+      kernels_.rmsnorm({
+          .y = y.row(t),
+          .sum = sum.data != nullptr ? sum.row(t) : nullptr,
+          .x = x.row(t),
+          .delta = delta.data != nullptr ? delta.row(t) : nullptr,
+          .gain = gain.data(),
+          .width = x.cols,
+          .eps = eps,
+      });
+    });
+  }
+
+  void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias) override {
+    const auto& weight = as<const CpuWeight>(w);
+    narrowed_.resize(x.rows, narrow_bytes(kernels_, weight.layout().kind, x.cols));
+    const LinearItems items(weight.layout().panels(), x.rows, pool_.size());
+    if (x.rows * w.rows() * w.cols() < kInlineProducts || items.count() == 1) {
+      narrow_rows(x, weight, 0, 1);
+      multiply(y, weight, bias, 0, weight.layout().panels(), 0, x.rows);
+      return;
+    }
+    queue_.reset(items.count());
+    pool_.run([&](int member) {
+      narrow_rows(x, weight, member, pool_.size());
+      pool_.barrier();
+      queue_.drain([&](int64_t item) {
+        // Row runs of the same panels follow each other: the second finds them in the cache.
+        const int64_t panel = item / items.row_runs * items.panels_each;
+        const int64_t row = item % items.row_runs * items.rows_each;
+        multiply(y, weight, bias, panel, std::min(panel + items.panels_each, weight.layout().panels()), row,
+                 std::min(row + items.rows_each, x.rows));
+      });
+    });
+  }
+
+  void do_lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups) override {
+    lora_delta_.run(y, x, groups);
+  }
+
+  void do_rope(Mat q, Mat k, int head_dim, std::span<const int32_t> positions, RopeTable table) override {
+    const int64_t half = head_dim / 2;
+    for_rows(q.rows, q.cols + k.cols, [&](int64_t t) {
+      const float* cosine = table.row(positions[static_cast<size_t>(t)]);
+      for (const Mat& heads : {q, k}) {
+        for (int64_t c = 0; c < heads.cols; c += head_dim) {
+          kernels_.rope(heads.row(t) + c, cosine, cosine + half, half);
+        }
+      }
+    });
+  }
+
+  void do_kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v,
+                   std::span<const SequenceSpan> spans) override {
+    auto& kv = as<CpuKvCache>(cache);
+    const int64_t heads = kv.shape().kv_heads;
+    // One item is one sequence's head: its pages are nobody else's, and clearing comes before writing.
+    for_each(static_cast<int64_t>(spans.size()) * heads, k.rows * k.cols, [&](int64_t item) {
+      write_head(kv, layer, k, v, spans[static_cast<size_t>(item / heads)], static_cast<int>(item % heads));
+    });
+  }
+
+  void do_attention(Mat o, ConstMat q, const KvCache& cache, int layer, std::span<const SequenceSpan> spans,
+                    const AttentionParams& params) override {
+    attention_.run(o, q, as<const CpuKvCache>(cache), layer, spans, params);
+  }
+
+  void do_glu(Mat y, ConstMat gate_up, GluActivation activation) override {
+    constexpr int64_t kColumns = 512;  // a row is cut too: one decode row should use every thread
+    const auto kernel = activation == GluActivation::kSilu ? kernels_.silu_mul : kernels_.gelu_tanh_mul;
+    const int64_t runs = ceil_div(y.cols, kColumns);
+    for_each(y.rows * runs, y.rows * y.cols * 4, [&](int64_t item) {
+      const int64_t t = item / runs;
+      const int64_t begin = item % runs * kColumns;
+      const float* gate = gate_up.row(t) + begin;
+      kernel(y.row(t) + begin, gate, gate + y.cols, std::min(kColumns, y.cols - begin));
+    });
+  }
+
+  void do_add(Mat y, ConstMat x) override {
+    for_rows(y.rows, y.cols, [&](int64_t t) { kernels_.add(y.row(t), x.row(t), y.cols); });
+  }
+
+  void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
+    for_rows(y.rows, y.cols,
+             [&](int64_t m) { std::copy_n(x.row(rows[static_cast<size_t>(m)]), y.cols, y.row(m)); });
+  }
+
+ private:
+  /// body(item) for each of `count` items, on all threads when `elements` in total are worth it.
+  template <typename Body>
+  void for_each(int64_t count, int64_t elements, Body body) {
+    if (count <= 1 || elements < kInlineElements || pool_.size() == 1) {
+      for (int64_t item = 0; item < count; ++item) body(item);
+      return;
+    }
+    pool_.parallel_for(count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t item = begin; item < end; ++item) body(item);
+    });
+  }
+
+  template <typename Body>
+  void for_rows(int64_t rows, int64_t width, Body body) {
+    for_each(rows, rows * width, body);
+  }
+
+  void narrow_rows(ConstMat x, const CpuWeight& weight, int first, int step) {
+    for (int64_t r = first; r < x.rows; r += step) {
+      narrowed_.narrow(narrowed_.row(r), weight.layout().kind, x.row(r), x.cols, weight.zero_point());
+    }
+  }
+
+  void multiply(Mat y, const CpuWeight& weight, std::span<const float> bias, int64_t panel_begin,
+                int64_t panel_end, int64_t row_begin, int64_t row_end) {
+    const PanelLayout& layout = weight.layout();
+    const int64_t first = panel_begin * kLanes;
+    kernels_.gemm[static_cast<size_t>(layout.kind)]({
+        .panels = weight.panels() + static_cast<size_t>(panel_begin) * layout.panel_bytes(),
+        .panel_bytes = layout.panel_bytes(),
+        .k = layout.k,
+        .x = narrowed_.row(row_begin),
+        .x_stride = narrowed_.stride(),
+        .rows = row_end - row_begin,
+        .y = y.row(row_begin) + first,
+        .y_stride = y.stride,
+        .cols = std::min(panel_end * kLanes, layout.n) - first,
+        .bias = bias.empty() ? nullptr : bias.data() + first,
+        .accumulate = false,
+    });
+  }
+
+  static void write_head(CpuKvCache& kv, int layer, ConstMat k, ConstMat v, const SequenceSpan& span,
+                         int head) {
+    const int64_t column = int64_t{head} * kv.shape().head_dim;
+    for (int i = 0; i < span.row_count; ++i) {
+      const int position = span.start_position + i;
+      const int page = span.pages[static_cast<size_t>(position / kKvPageSize)];
+      const int token = position % kKvPageSize;
+      if (token == 0) kv.clear(layer, page, head);
+      kv.write(layer, page, head, token, k.row(span.row_begin + i) + column,
+               v.row(span.row_begin + i) + column);
+    }
+  }
+
+  const Kernels& kernels_;
+  ThreadPool pool_;
+  WorkQueue queue_;
+  NarrowedRows narrowed_;
+  LoraDelta lora_delta_;
+  PagedAttention attention_;
+};
+
+struct Isa {
+  std::string_view name;
+  const Kernels& (*kernels)();
+  bool (*runs_here)();
+};
+
+/// Best first.
+constexpr Isa kIsas[] = {
+#if defined(__x86_64__)
+    {"avx512", avx512_kernels,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+              __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+              __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+     }},
+    {"avx2", avx2_kernels, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+    {"generic", generic_kernels, [] { return true; }},
+};
+
+}  // namespace
+}  // namespace cpu
+
+std::vector<std::string_view> available_isas() {
+  std::vector<std::string_view> names;
+  for (const cpu::Isa& isa : cpu::kIsas) {
+    if (isa.runs_here()) names.push_back(isa.name);
+  }
+  return names;
+}
+
+std::unique_ptr<Backend> make_cpu_backend(std::string_view name, int threads) {
+  for (const cpu::Isa& isa : cpu::kIsas) {
+    if (name.empty() ? !isa.runs_here() : name != isa.name) continue;
+    if (!isa.runs_here()) fail(ErrorCode::kUnsupported, "this machine cannot run {} kernels", name);
+    return std::make_unique<cpu::CpuBackend>(isa.kernels(), threads);
+  }
+  fail(ErrorCode::kInvalidArgument, "unknown instruction set \"{}\": POLYLORA_ISA is generic, avx2 or avx512",
+       name);
+}
 
 }  // namespace polylora

@@ -1,0 +1,106 @@
+// What a kernel translation unit offers: plain functions on raw memory, no threads, no allocation.
+//
+// kernels_<isa>.cc compile the same text (kernels.inc.h) with different instruction sets; cpu_backend.cc
+// picks one table at start. Nothing but plain data crosses this boundary: a function that both sides could
+// inline (anything from a std header) might be emitted with wide instructions and then be linked into code
+// that runs everywhere.
+//
+// Packed panels. A matrix w[N,K] is cut into panels of 16 rows; a panel is a stream of 64-byte rows, each
+// holding for all 16 rows of w the next 4 bytes of K: 1 f32, 2 bf16, 4 q8 or 8 q4 (low nibbles are the first
+// four). q8 and q4 panels begin with a header, per group of 32: f16 scale[16], then f16 min[16] if the matrix
+// has minima, padded to 64 bytes. N is padded with zero rows, K of bf16 with a zero.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace polylora::cpu {
+
+inline constexpr int kLanes = 16;       // rows of w in a panel, and floats in the kernels' vector
+inline constexpr int kRowBytes = 64;    // one row of a panel
+inline constexpr int kGroup = 32;       // quantised values that share a scale
+inline constexpr int kPageTokens = 16;  // tokens in a KV page: one vector of scores
+
+inline constexpr float kTinyActivation = 1e-30f;  // int8 activation groups below this become zero
+
+enum class PanelKind : uint8_t { kF32, kBf16, kQ8, kQ8Min, kQ4, kQ4Min };
+inline constexpr int kPanelKinds = 6;
+
+/// y[rows, cols] (+)= x · wᵀ (+ bias). Element (m, n) is one chain of sums over ascending k, whatever `rows`
+/// is.
+struct GemmArgs {
+  const std::byte* panels;  // the first panel; the next follow panel_bytes apart
+  size_t panel_bytes;
+  int64_t k;
+  const std::byte* x;  // rows as narrow_<kind> wrote them
+  size_t x_stride;     // bytes
+  int64_t rows;
+  float* y;
+  int64_t y_stride;  // floats
+  int64_t cols;
+  const float* bias;  // null = none
+  bool accumulate;    // y += instead of y =
+};
+
+/// Attention of `tokens` consecutive query tokens over one kv head's pages. A page holds keys, then values:
+///   bf16  keys [E/2][16 tokens][2], values [16/2 tokens][E padded to 16][2]
+///   f32   keys [E][16 tokens],      values [16 tokens][E padded to 16]
+struct AttentionArgs {
+  const std::byte* pages_base;  // this layer's page 0, this kv head
+  size_t page_stride;           // bytes from page to page
+  size_t value_offset;          // bytes from a page's keys to its values
+  const int32_t* pages;         // page of position p is pages[p / 16]
+  int head_dim;
+  int heads;           // query heads that share this kv head, adjacent in q and o
+  int tokens;          // heads * tokens <= kAttentionRows unless tokens == 1
+  int first_position;  // of the first query token
+  const float* q;
+  int64_t q_stride;  // floats from token to token
+  float* o;
+  int64_t o_stride;
+  float scale;
+  float softcap;       // 0 = none
+  int window;          // 0 = none
+  std::byte* scratch;  // attention_scratch_bytes(heads * tokens, head_dim), 64-byte aligned
+};
+
+/// Query rows (tokens × heads) of one tile: enough to reuse each key and value, few enough to stay in L1.
+inline constexpr int kAttentionRows = 48;
+
+struct RmsnormArgs {
+  float* y;
+  float* sum;  // null = x alone is normalised
+  const float* x;
+  const float* delta;  // null with sum
+  const float* gain;
+  int64_t width;
+  float eps;
+};
+
+struct Kernels {
+  const char* description;
+
+  void (*gemm[kPanelKinds])(const GemmArgs& args);
+
+  // Activations as gemm wants them, one row of k floats at a time. `out` has narrow_bytes(kind, k).
+  void (*narrow_f32)(std::byte* out, const float* x, int64_t k);
+  void (*narrow_bf16)(std::byte* out, const float* x, int64_t k);
+  void (*narrow_int8)(std::byte* out, const float* x, int64_t k, int zero_point);      // for kQ8, kQ4
+  void (*narrow_int8_min)(std::byte* out, const float* x, int64_t k, int zero_point);  // for kQ8Min, kQ4Min
+  size_t bf16_bytes;  // of one narrowed bf16 activation: 2 where the machine multiplies bf16, else 4 (f32)
+
+  void (*attention_f32)(const AttentionArgs& args);
+  void (*attention_bf16)(const AttentionArgs& args);
+
+  void (*rmsnorm)(const RmsnormArgs& args);
+  void (*add)(float* y, const float* x, int64_t n);                           // y += x
+  void (*silu_mul)(float* y, const float* gate, const float* up, int64_t n);  // y = silu(gate) * up
+  void (*gelu_tanh_mul)(float* y, const float* gate, const float* up, int64_t n);
+  void (*rope)(float* head, const float* cosine, const float* sine, int64_t half);
+};
+
+const Kernels& generic_kernels();
+const Kernels& avx2_kernels();
+const Kernels& avx512_kernels();
+
+}  // namespace polylora::cpu

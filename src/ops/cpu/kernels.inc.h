@@ -1,0 +1,644 @@
+// The kernels, once, over the 16-float vector of simd_<isa>.h. Included by each kernels_<isa>.cc after its
+// shim.
+//
+// Batch invariance lives here: every output element is one chain of fused (or, on generic, of separate)
+// multiply and add over ascending k, so that tile shapes, batch sizes and threads cannot change a bit of it.
+//
+// No std headers: see kernels.h.
+
+namespace polylora::cpu {
+namespace {
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+POLYLORA_INLINE float load_float(const std::byte* p) {
+  float value;
+  __builtin_memcpy(&value, p, sizeof value);
+  return value;
+}
+POLYLORA_INLINE int32_t load_int(const std::byte* p) {
+  int32_t value;
+  __builtin_memcpy(&value, p, sizeof value);
+  return value;
+}
+
+// --- elementary functions
+// ---------------------------------------------------------------------------------------
+
+/// exp(x), about 1 ulp; exactly 0 below -87.3, saturates above 88, NaN stays NaN. Cephes' polynomial.
+POLYLORA_INLINE Vec exp(Vec x) {
+  const Vec lowest = splat(-87.3f);
+  const Vec clamped = min(splat(88.0f), max(lowest, x));
+  const IVec exponent = round_to_int(mul(clamped, splat(1.44269504f)));
+  const Vec n = to_float(exponent);
+  const Vec r = fma(n, splat(2.12194440e-4f), fma(n, splat(-0.693359375f), clamped));
+  Vec p = splat(1.9875691500e-4f);
+  p = fma(p, r, splat(1.3981999507e-3f));
+  p = fma(p, r, splat(8.3334519073e-3f));
+  p = fma(p, r, splat(4.1665795894e-2f));
+  p = fma(p, r, splat(1.6666665459e-1f));
+  p = fma(p, r, splat(5.0000001201e-1f));
+  p = add(fma(p, mul(r, r), r), splat(1.0f));
+  return zero_below(mul(p, power_of_two(exponent)), x, lowest);
+}
+
+/// x / (1 + exp(-slope))
+POLYLORA_INLINE Vec gated(Vec x, Vec slope) {
+  return div(x, add(splat(1.0f), exp(sub(splat(0.0f), slope))));
+}
+
+POLYLORA_INLINE Vec tanh(Vec x) {  // absolute error about 1e-7
+  return sub(splat(1.0f), div(splat(2.0f), add(splat(1.0f), exp(add(x, x)))));
+}
+
+// --- element types of panels and activations
+// ----------------------------------------------------------------------
+
+struct F32 {
+  static constexpr int kStep = 1;   // k per 64-byte row
+  static constexpr int kBytes = 4;  // of an activation
+  POLYLORA_INLINE static Vec splat_step(const std::byte* x) { return splat(load_float(x)); }
+  POLYLORA_INLINE static Vec dot(Vec acc, Row w, Vec x) { return fma(row_floats(w), x, acc); }
+  POLYLORA_INLINE static Vec store_narrow(std::byte* out, Vec v) {
+    store(reinterpret_cast<float*>(out), v);
+    return v;
+  }
+};
+
+struct Bf16 {
+  static constexpr int kStep = 2;
+  static constexpr int kBytes = kBf16Bytes;
+  POLYLORA_INLINE static Bf16Pair splat_step(const std::byte* x) { return splat_bf16_pair(x); }
+  POLYLORA_INLINE static Vec dot(Vec acc, Row w, Bf16Pair x) { return dot_bf16(acc, w, x); }
+  POLYLORA_INLINE static Vec store_narrow(std::byte* out, Vec v) { return store_bf16(out, v); }
+};
+
+// --- matrix products
+// --------------------------------------------------------------------------------------------
+
+/// Where the 64-byte rows of a tile lie: column c, step s at base + c * column_stride + s * step_stride.
+struct Grid {
+  const std::byte* base;
+  size_t column_stride;
+  size_t step_stride;
+  size_t prefetch_ahead;
+};
+
+/// acc[r][c] += x[r] · w[c] over `steps` ascending steps.
+template <class Kind, int kRows, int kCols>
+POLYLORA_INLINE void accumulate(Vec (&acc)[kRows][kCols], const Grid& w, int64_t steps, const std::byte* x,
+                                size_t x_stride) {
+  constexpr size_t kStepBytes = size_t{Kind::kStep} * Kind::kBytes;
+  const std::byte* row = w.base;
+  for (int64_t s = 0; s < steps; ++s, row += w.step_stride, x += kStepBytes) {
+    Row weights[kCols];
+#pragma GCC unroll 4
+    for (int c = 0; c < kCols; ++c) {
+      weights[c] = load_row(row + static_cast<size_t>(c) * w.column_stride);
+      if constexpr (kRows >
+                    2) {  // one or two rows are a plain read stream, which the hardware prefetches best
+        __builtin_prefetch(row + static_cast<size_t>(c) * w.column_stride + w.prefetch_ahead);
+      }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const auto step = Kind::splat_step(x + static_cast<size_t>(r) * x_stride);
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) acc[r][c] = Kind::dot(acc[r][c], weights[c], step);
+    }
+  }
+}
+
+/// One tile of a gemm: rows from m_begin, columns from panel p_begin.
+struct Tile {
+  int64_t m_begin;
+  int64_t p_begin;
+  size_t prefetch_ahead;
+};
+
+POLYLORA_INLINE void write_lanes(Vec sum, const GemmArgs& a, int64_t m, int64_t n) {
+  float* y = a.y + m * a.y_stride + n;
+  const int64_t lanes = a.cols - n;
+  if (lanes >= kLanes) {
+    if (a.bias != nullptr) sum = add(sum, load(a.bias + n));
+    if (a.accumulate) sum = add(sum, load(y));
+    store(y, sum);
+    return;
+  }
+  if (a.bias != nullptr) sum = add(sum, load_n(a.bias + n, lanes));
+  if (a.accumulate) sum = add(sum, load_n(y, lanes));
+  store_n(y, sum, lanes);
+}
+
+template <int kRows, int kCols>
+POLYLORA_INLINE void write_tile(const Vec (&acc)[kRows][kCols], const GemmArgs& a, const Tile& at) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kCols; ++c) write_lanes(acc[r][c], a, at.m_begin + r, (at.p_begin + c) * kLanes);
+  }
+}
+
+template <int kRows, int kCols>
+POLYLORA_INLINE void clear(Vec (&acc)[kRows][kCols]) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kCols; ++c) acc[r][c] = splat(0.0f);
+  }
+}
+
+template <class Kind>
+struct FloatTile {
+  static constexpr int kMaxRows = kFloatTileRows;
+  static constexpr int kMaxCols = kFloatTileCols;
+
+  template <int kRows, int kCols>
+  static void run(const GemmArgs& a, const Tile& at) {
+    const Grid grid{a.panels + static_cast<size_t>(at.p_begin) * a.panel_bytes, a.panel_bytes, kRowBytes,
+                    at.prefetch_ahead};
+    Vec acc[kRows][kCols];
+    clear(acc);
+    accumulate<Kind>(acc, grid, (a.k + Kind::kStep - 1) / Kind::kStep,
+                     a.x + static_cast<size_t>(at.m_begin) * a.x_stride, a.x_stride);
+    write_tile(acc, a, at);
+  }
+};
+
+/// q8 (kNibbles false) and q4 tiles. Within a group of 32 the sums are exact integers; across groups
+///   acc += sum * (w_scale * x_scale) [+ w_min * (x_scale * Σ x)]
+/// A symmetric zero point enters the integer sum as its start value, -zero_point * Σ x.
+template <bool kNibbles, bool kMin>
+struct QuantTile {
+  static constexpr int kMaxRows = kQuantTileRows;
+  static constexpr int kMaxCols = kQuantTileCols;
+  static constexpr size_t kHeaderBytes = kMin ? 64 : 32;                    // per group
+  static constexpr size_t kGroupRows = kNibbles ? kGroup / 8 : kGroup / 4;  // 64-byte rows per group
+  static constexpr size_t kGroupBytes = kGroupRows * kRowBytes;
+
+  template <int kRows, int kCols>
+  POLYLORA_INLINE static void dot_row(IVec (&sum)[kRows][kCols], const Row (&w)[kCols], const std::byte* x,
+                                      size_t x_stride) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Int8Quad quad = splat_int8_quad(x + static_cast<size_t>(r) * x_stride);
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) sum[r][c] = dot_int8(sum[r][c], w[c], quad);
+    }
+  }
+
+  template <int kRows, int kCols>
+  POLYLORA_INLINE static void dot_group(IVec (&sum)[kRows][kCols], const std::byte* w, size_t column_stride,
+                                        const std::byte* x, size_t x_stride, size_t ahead) {
+#pragma GCC unroll 8
+    for (size_t s = 0; s < kGroupRows; ++s, w += kRowBytes) {
+      Row rows[kCols];
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) {
+        rows[c] = load_row(w + static_cast<size_t>(c) * column_stride);
+        if constexpr (kRows > 2) __builtin_prefetch(w + static_cast<size_t>(c) * column_stride + ahead);
+      }
+      if constexpr (!kNibbles) {
+        dot_row(sum, rows, x + 4 * s, x_stride);
+      } else {
+        Row half[kCols];
+#pragma GCC unroll 4
+        for (int c = 0; c < kCols; ++c) half[c] = low_nibbles(rows[c]);
+        dot_row(sum, half, x + 8 * s, x_stride);
+#pragma GCC unroll 4
+        for (int c = 0; c < kCols; ++c) half[c] = high_nibbles(rows[c]);
+        dot_row(sum, half, x + 8 * s + 4, x_stride);
+      }
+    }
+  }
+
+  template <int kRows, int kCols>
+  static void run(const GemmArgs& a, const Tile& at) {
+    const int64_t groups = a.k / kGroup;
+    const std::byte* header = a.panels + static_cast<size_t>(at.p_begin) * a.panel_bytes;
+    const std::byte* w = header + round_up(groups * int64_t{kHeaderBytes}, kRowBytes);
+    const std::byte* x = a.x + static_cast<size_t>(at.m_begin) * a.x_stride;
+    const std::byte* x_groups = x + a.k;
+    Vec acc[kRows][kCols];
+    clear(acc);
+    for (int64_t g = 0; g < groups;
+         ++g, header += kHeaderBytes, w += kGroupBytes, x += kGroup, x_groups += 8) {
+      IVec sum[kRows][kCols];
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const std::byte* offset = x_groups + static_cast<size_t>(r) * a.x_stride + 4;
+#pragma GCC unroll 4
+        for (int c = 0; c < kCols; ++c) sum[r][c] = isplat(kMin ? 0 : load_int(offset));
+      }
+      dot_group(sum, w, a.panel_bytes, x, a.x_stride, at.prefetch_ahead);
+      add_group(acc, sum, header, a.panel_bytes, x_groups, a.x_stride);
+    }
+    write_tile(acc, a, at);
+  }
+
+  template <int kRows, int kCols>
+  POLYLORA_INLINE static void add_group(Vec (&acc)[kRows][kCols], const IVec (&sum)[kRows][kCols],
+                                        const std::byte* header, size_t column_stride,
+                                        const std::byte* x_groups, size_t x_stride) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kCols; ++c) {
+      const std::byte* column = header + static_cast<size_t>(c) * column_stride;
+      const Vec w_scale = load_f16(column);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const Vec x_scale = splat(load_float(x_groups + static_cast<size_t>(r) * x_stride));
+        acc[r][c] = fma(to_float(sum[r][c]), mul(w_scale, x_scale), acc[r][c]);
+      }
+      if constexpr (kMin) {
+        const Vec w_min = load_f16(column + 32);
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const Vec x_sum = splat(load_float(x_groups + static_cast<size_t>(r) * x_stride + 4));
+          acc[r][c] = fma(w_min, x_sum, acc[r][c]);
+        }
+      }
+    }
+  }
+};
+
+using TileFunction = void (*)(const GemmArgs& a, const Tile& at);
+
+/// by_rows[r] is the tile of r rows and kCols columns.
+template <class Kind, int kCols>
+struct TileTable {
+  TileFunction by_rows[Kind::kMaxRows + 1] = {};
+  constexpr TileTable() { fill<Kind::kMaxRows>(); }
+  template <int kRows>
+  constexpr void fill() {
+    by_rows[kRows] = &Kind::template run<kRows, kCols>;
+    if constexpr (kRows > 1) fill<kRows - 1>();
+  }
+};
+
+constexpr size_t kPrefetchBytes = 4096;
+
+/// Columns outside, rows inside: a pair of panels is read from memory once and then from L2.
+template <class Kind>
+void gemm(const GemmArgs& a) {
+  static constexpr TileTable<Kind, Kind::kMaxCols> kWide;
+  static constexpr TileTable<Kind, 1> kNarrow;
+  const int64_t panels = (a.cols + kLanes - 1) / kLanes;
+  const int64_t row_tiles = (a.rows + Kind::kMaxRows - 1) / Kind::kMaxRows;
+  for (int64_t p = 0; p < panels;) {
+    const bool wide = panels - p >= Kind::kMaxCols;
+    const int64_t step = wide ? Kind::kMaxCols : 1;
+    for (int64_t i = 0; i < row_tiles; ++i) {
+      const int64_t begin = a.rows * i / row_tiles;
+      const int64_t rows = a.rows * (i + 1) / row_tiles - begin;
+      // With several row tiles the first one fetches the next panels while it uses these.
+      const size_t ahead = row_tiles == 1 ? kPrefetchBytes
+                           : i == 0       ? static_cast<size_t>(step) * a.panel_bytes
+                                          : 0;
+      (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(a, {begin, p, ahead});
+    }
+    p += step;
+  }
+}
+
+// --- activations
+// ------------------------------------------------------------------------------------------------
+
+template <class Kind>
+void narrow(std::byte* out, const float* x, int64_t k) {
+  for (int64_t i = 0; i < k; i += kLanes, out += kLanes * Kind::kBytes) {
+    const int64_t left = k - i;
+    Kind::store_narrow(out, left >= kLanes ? load(x + i) : load_n(x + i, left));
+  }
+}
+
+/// int8 values of all groups, then per group its scale and, for kMin, scale * Σ q, else -zero_point * Σ q.
+template <bool kMin>
+void narrow_int8(std::byte* out, const float* x, int64_t k, int zero_point) {
+  std::byte* group_out = out + k;
+  for (int64_t i = 0; i < k; i += kGroup, group_out += 8) {
+    const Vec low = load(x + i);
+    const Vec high = load(x + i + kLanes);
+    const float largest = reduce_max(max(abs(low), abs(high)));
+    const bool tiny = largest < kTinyActivation;
+    const float scale = tiny ? 0.0f : largest / 127.0f;
+    const Vec inverse = splat(tiny ? 0.0f : 127.0f / largest);
+    const IVec q_low = round_to_int(mul(low, inverse));
+    const IVec q_high = round_to_int(mul(high, inverse));
+    store_int8(reinterpret_cast<int8_t*>(out + i), q_low);
+    store_int8(reinterpret_cast<int8_t*>(out + i + kLanes), q_high);
+    const int32_t sum = reduce_add(iadd(q_low, q_high));
+    __builtin_memcpy(group_out, &scale, sizeof scale);
+    if constexpr (kMin) {
+      const float scaled_sum = scale * static_cast<float>(sum);
+      __builtin_memcpy(group_out + 4, &scaled_sum, sizeof scaled_sum);
+    } else {
+      const int32_t offset = -zero_point * sum;
+      __builtin_memcpy(group_out + 4, &offset, sizeof offset);
+    }
+  }
+}
+
+// --- attention
+// --------------------------------------------------------------------------------------------------
+
+using ScoreFunction = void (*)(const Grid& keys, int64_t steps, const std::byte* q, size_t q_stride,
+                               float* scores);
+
+/// scores[r][16 tokens] = q[r] · keys
+template <class Kind>
+struct ScoreTile {
+  static constexpr int kMaxRows = kFloatTileRows;
+  template <int kRows, int>
+  static void run(const Grid& keys, int64_t steps, const std::byte* q, size_t q_stride, float* scores) {
+    Vec acc[kRows][1];
+    clear(acc);
+    accumulate<Kind>(acc, keys, steps, q, q_stride);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) store(scores + r * kLanes, acc[r][0]);
+  }
+};
+
+using ValueFunction = void (*)(const Grid& values, const std::byte* p, size_t p_stride, float* sums,
+                               int64_t sums_stride);
+
+/// sums[r] += p[r][16 tokens] · values
+template <class Kind>
+struct ValueTile {
+  static constexpr int kMaxRows = kValueTileRows;
+  template <int kRows, int kCols>
+  static void run(const Grid& values, const std::byte* p, size_t p_stride, float* sums, int64_t sums_stride) {
+    Vec acc[kRows][kCols];
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) acc[r][c] = load(sums + r * sums_stride + c * kLanes);
+    }
+    accumulate<Kind>(acc, values, kPageTokens / Kind::kStep, p, p_stride);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) store(sums + r * sums_stride + c * kLanes, acc[r][c]);
+    }
+  }
+};
+
+template <class Function, class TileKind, int kCols>
+struct RowTable {
+  Function by_rows[TileKind::kMaxRows + 1] = {};
+  constexpr RowTable() { fill<TileKind::kMaxRows>(); }
+  template <int kRows>
+  constexpr void fill() {
+    by_rows[kRows] = &TileKind::template run<kRows, kCols>;
+    if constexpr (kRows > 1) fill<kRows - 1>();
+  }
+};
+
+/// One query tile walking the pages of one kv head. Row r is token r / heads, head r % heads.
+template <class Kind>
+class Attention {
+ public:
+  explicit Attention(const AttentionArgs& args)
+      : a_(args),
+        rows_(args.heads * args.tokens),
+        padded_dim_(round_up(args.head_dim, kLanes)),
+        q_stride_(static_cast<size_t>(padded_dim_) * Kind::kBytes) {
+    std::byte* next = args.scratch;
+    const auto take = [&](int64_t floats) {
+      auto* piece = reinterpret_cast<float*>(next);
+      next += static_cast<size_t>(rows_ * floats) * sizeof(float);
+      return piece;
+    };
+    q_ = reinterpret_cast<std::byte*>(take(padded_dim_));
+    sums_ = take(padded_dim_);
+    scores_ = take(kLanes);
+    probabilities_ = reinterpret_cast<std::byte*>(take(kLanes));
+    totals_ = take(kLanes);
+    maxima_ = take(1);
+  }
+
+  void run() {
+    start_rows();
+    const int last_position = a_.first_position + a_.tokens - 1;
+    const int last_block = last_position / kPageTokens;
+    for (int block = first_visible(a_.first_position) / kPageTokens; block <= last_block; ++block) {
+      if (block < last_block) prefetch_page(block + 1);
+      visit(block);
+    }
+    finish_rows();
+  }
+
+ private:
+  static constexpr size_t kPStride = size_t{kLanes} * Kind::kBytes;
+
+  int first_visible(int position) const {
+    return a_.window > 0 && position >= a_.window ? position - a_.window + 1 : 0;
+  }
+  const std::byte* page(int block) const {
+    return a_.pages_base + static_cast<size_t>(a_.pages[block]) * a_.page_stride;
+  }
+
+  void prefetch_page(int block) const {
+    const std::byte* next = page(block);
+    for (size_t i = 0; i < 2 * a_.value_offset; i += 64) __builtin_prefetch(next + i);
+  }
+
+  void start_rows() {
+    for (int64_t r = 0; r < rows_; ++r) {
+      narrow<Kind>(q_ + static_cast<size_t>(r) * q_stride_, query(r), a_.head_dim);
+      for (int64_t d = 0; d < padded_dim_; d += kLanes) store(sums_ + r * padded_dim_ + d, splat(0.0f));
+      store(totals_ + r * kLanes, splat(0.0f));
+      maxima_[r] = -__builtin_inff();
+    }
+  }
+
+  const float* query(int64_t r) const {
+    return a_.q + r / a_.heads * a_.q_stride + r % a_.heads * a_.head_dim;
+  }
+
+  /// The rows that see any key of the block, and only they: a row's arithmetic must not depend on its tile.
+  void visit(int block) {
+    const int first_key = block * kPageTokens;
+    int begin = first_key - a_.first_position;  // tokens at or after the block's first key
+    int end = a_.tokens;
+    if (a_.window > 0) {  // ... whose window has not left the block's last key behind
+      const int past = first_key + kPageTokens - 1 + a_.window - a_.first_position;
+      end = past < end ? past : end;
+    }
+    begin = begin > 0 ? begin : 0;
+    if (begin >= end) return;
+    const std::byte* keys = page(block);
+    score_rows(keys, begin * a_.heads, end * a_.heads);
+    for (int r = begin * a_.heads; r < end * a_.heads; ++r) softmax_row(r, first_key);
+    add_values(keys + a_.value_offset, begin * a_.heads, end * a_.heads);
+  }
+
+  void score_rows(const std::byte* keys, int begin, int end) {
+    static constexpr RowTable<ScoreFunction, ScoreTile<Kind>, 1> kTiles;
+    const Grid grid{keys, 0, kRowBytes, 0};
+    for (int r = begin; r < end;) {
+      const int rows = end - r < kFloatTileRows ? end - r : kFloatTileRows;
+      kTiles.by_rows[rows](grid, a_.head_dim / Kind::kStep, q_ + static_cast<size_t>(r) * q_stride_,
+                           q_stride_, scores_ + r * kLanes);
+      r += rows;
+    }
+  }
+
+  void softmax_row(int64_t r, int first_key) {
+    const int position = a_.first_position + static_cast<int>(r) / a_.heads;
+    Vec score = mul(load(scores_ + r * kLanes), splat(a_.scale));
+    if (a_.softcap > 0.0f) score = mul(tanh(div(score, splat(a_.softcap))), splat(a_.softcap));
+    const int begin = first_visible(position) - first_key;
+    const int end = position + 1 - first_key;
+    if (begin > 0 || end < kLanes) {
+      score = keep_lanes(score, splat(-__builtin_inff()), begin > 0 ? begin : 0, end < kLanes ? end : kLanes);
+    }
+    const float block_max = reduce_max(score);
+    if (block_max > maxima_[r]) {
+      rescale(r, exp(splat(maxima_[r] - block_max)));
+      maxima_[r] = block_max;
+    }
+    const Vec p = exp(sub(score, splat(maxima_[r])));
+    const Vec stored = Kind::store_narrow(probabilities_ + static_cast<size_t>(r) * kPStride, p);
+    store(totals_ + r * kLanes, add(load(totals_ + r * kLanes), stored));
+  }
+
+  void rescale(int64_t r, Vec factor) {
+    float* sums = sums_ + r * padded_dim_;
+    for (int64_t d = 0; d < padded_dim_; d += kLanes) store(sums + d, mul(load(sums + d), factor));
+    store(totals_ + r * kLanes, mul(load(totals_ + r * kLanes), factor));
+  }
+
+  void add_values(const std::byte* values, int begin, int end) {
+    static constexpr RowTable<ValueFunction, ValueTile<Kind>, kValueTileCols> kWide;
+    static constexpr RowTable<ValueFunction, ValueTile<Kind>, 1> kNarrow;
+    const size_t step_stride = static_cast<size_t>(padded_dim_) * 4;
+    for (int r = begin; r < end;) {
+      const int rows = end - r < kValueTileRows ? end - r : kValueTileRows;
+      const std::byte* p = probabilities_ + static_cast<size_t>(r) * kPStride;
+      for (int64_t d = 0; d < padded_dim_;) {
+        const bool wide = padded_dim_ - d >= kValueTileCols * kLanes;
+        const Grid grid{values + d * 4, kRowBytes, step_stride, 0};
+        (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(grid, p, kPStride, sums_ + r * padded_dim_ + d,
+                                                             padded_dim_);
+        d += (wide ? kValueTileCols : 1) * kLanes;
+      }
+      r += rows;
+    }
+  }
+
+  void finish_rows() {
+    for (int64_t r = 0; r < rows_; ++r) {
+      const Vec inverse = splat(1.0f / reduce_add(load(totals_ + r * kLanes)));
+      float* o = a_.o + r / a_.heads * a_.o_stride + r % a_.heads * a_.head_dim;
+      for (int64_t d = 0; d < a_.head_dim; d += kLanes) {
+        const Vec value = mul(load(sums_ + r * padded_dim_ + d), inverse);
+        const int64_t left = a_.head_dim - d;
+        left >= kLanes ? store(o + d, value) : store_n(o + d, value, left);
+      }
+    }
+  }
+
+  const AttentionArgs& a_;
+  int64_t rows_;
+  int64_t padded_dim_;
+  size_t q_stride_;
+  std::byte* q_;
+  float* sums_;
+  float* scores_;
+  std::byte* probabilities_;
+  float* totals_;
+  float* maxima_;
+};
+
+template <class Kind>
+void attention(const AttentionArgs& args) {
+  Attention<Kind>(args).run();
+}
+
+// --- pointwise
+// --------------------------------------------------------------------------------------------------
+
+POLYLORA_INLINE Vec lanes_of(const float* p, int64_t n) {
+  return n >= kLanes ? load(p) : load_n(p, n);
+}
+POLYLORA_INLINE void put_lanes(float* p, Vec v, int64_t n) {
+  n >= kLanes ? store(p, v) : store_n(p, v, n);
+}
+
+void rmsnorm(const RmsnormArgs& a) {
+  Vec squares = splat(0.0f);
+  for (int64_t i = 0; i < a.width; i += kLanes) {
+    const int64_t left = a.width - i;
+    Vec x = lanes_of(a.x + i, left);
+    if (a.sum != nullptr) {
+      x = add(x, lanes_of(a.delta + i, left));
+      put_lanes(a.sum + i, x, left);
+    }
+    squares = fma(x, x, squares);
+  }
+  const float* row = a.sum != nullptr ? a.sum : a.x;
+  const float mean = reduce_add(squares) / static_cast<float>(a.width);
+  const Vec inverse = splat(1.0f / __builtin_sqrtf(mean + a.eps));
+  for (int64_t i = 0; i < a.width; i += kLanes) {
+    const int64_t left = a.width - i;
+    put_lanes(a.y + i, mul(mul(lanes_of(row + i, left), inverse), lanes_of(a.gain + i, left)), left);
+  }
+}
+
+void add_to(float* y, const float* x, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    put_lanes(y + i, add(lanes_of(y + i, n - i), lanes_of(x + i, n - i)), n - i);
+  }
+}
+
+void silu_mul(float* y, const float* gate, const float* up, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Vec g = lanes_of(gate + i, n - i);
+    put_lanes(y + i, mul(gated(g, g), lanes_of(up + i, n - i)), n - i);
+  }
+}
+
+/// 0.5 g (1 + tanh u) = g / (1 + exp(-2u)) with u = sqrt(2/pi) (g + 0.044715 g³)
+void gelu_tanh_mul(float* y, const float* gate, const float* up, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Vec g = lanes_of(gate + i, n - i);
+    const Vec cubed = mul(mul(g, g), g);
+    const Vec twice_u = mul(fma(cubed, splat(0.044715f), g), splat(1.5957691216f));
+    put_lanes(y + i, mul(gated(g, twice_u), lanes_of(up + i, n - i)), n - i);
+  }
+}
+
+void rope(float* head, const float* cosine, const float* sine, int64_t half) {
+  for (int64_t i = 0; i < half; i += kLanes) {
+    const int64_t left = half - i;
+    const Vec c = lanes_of(cosine + i, left);
+    const Vec s = lanes_of(sine + i, left);
+    const Vec low = lanes_of(head + i, left);
+    const Vec high = lanes_of(head + half + i, left);
+    put_lanes(head + i, sub(mul(low, c), mul(high, s)), left);
+    put_lanes(head + half + i, fma(high, c, mul(low, s)), left);
+  }
+}
+
+constexpr Kernels kKernels = {
+    .description = kIsaDescription,
+    .gemm = {gemm<FloatTile<F32>>, gemm<FloatTile<Bf16>>, gemm<QuantTile<false, false>>,
+             gemm<QuantTile<false, true>>, gemm<QuantTile<true, false>>, gemm<QuantTile<true, true>>},
+    .narrow_f32 = narrow<F32>,
+    .narrow_bf16 = narrow<Bf16>,
+    .narrow_int8 = narrow_int8<false>,
+    .narrow_int8_min = narrow_int8<true>,
+    .bf16_bytes = kBf16Bytes,
+    .attention_f32 = attention<F32>,
+    .attention_bf16 = attention<Bf16>,
+    .rmsnorm = rmsnorm,
+    .add = add_to,
+    .silu_mul = silu_mul,
+    .gelu_tanh_mul = gelu_tanh_mul,
+    .rope = rope,
+};
+
+}  // namespace
+}  // namespace polylora::cpu

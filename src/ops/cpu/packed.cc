@@ -1,0 +1,333 @@
+#include "ops/cpu/packed.h"
+
+#include <array>
+#include <cstring>
+#include <exception>
+#include <thread>
+
+#include "base/error.h"
+
+namespace polylora::cpu {
+namespace {
+
+int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+bool is_quantised(PanelKind kind) {
+  return kind != PanelKind::kF32 && kind != PanelKind::kBf16;
+}
+bool has_nibbles(PanelKind kind) {
+  return kind == PanelKind::kQ4 || kind == PanelKind::kQ4Min;
+}
+bool has_min(PanelKind kind) {
+  return kind == PanelKind::kQ8Min || kind == PanelKind::kQ4Min;
+}
+int64_t group_header_bytes(PanelKind kind) {
+  return has_min(kind) ? 2 * kLanes * 2 : kLanes * 2;
+}
+
+PanelKind panel_kind(WeightFormat format, QuantScheme scheme) {
+  switch (format) {
+    case WeightFormat::kF32:
+      return PanelKind::kF32;
+    case WeightFormat::kBf16:
+      return PanelKind::kBf16;
+    case WeightFormat::kQ8:
+      return scheme.has_min ? PanelKind::kQ8Min : PanelKind::kQ8;
+    default:
+      return scheme.has_min ? PanelKind::kQ4Min : PanelKind::kQ4;
+  }
+}
+
+/// Turns 16 rows of a matrix into one panel. Every format is 4 bytes per lane and step, so a row is first
+/// brought into lane form (its own bytes in step order, without a copy where the checkpoint already has them
+/// so) and the 16 lanes are then interleaved.
+class PanelPacker {
+ public:
+  PanelPacker(const PanelLayout& layout, QuantScheme scheme) : layout_(layout), scheme_(scheme) {}
+
+  void pack(std::span<const WeightSource::Row> rows, std::byte* panel) {
+    std::array<const std::byte*, kLanes> lanes;
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      lanes[lane] = lane < rows.size() ? lane_of(rows[lane], lane, panel) : zero_lane();
+    }
+    std::byte* out = panel + layout_.header_bytes();
+    const auto lane_bytes = static_cast<size_t>(layout_.steps()) * 4;
+    for (size_t at = 0; at < lane_bytes; at += 4, out += kRowBytes) {
+      for (size_t lane = 0; lane < kLanes; ++lane) std::memcpy(out + 4 * lane, lanes[lane] + at, 4);
+    }
+  }
+
+ private:
+  const std::byte* lane_of(const WeightSource::Row& row, size_t lane, std::byte* panel) {
+    const bool as_stored =
+        (layout_.kind == PanelKind::kF32 && row.dtype == DType::kF32) ||
+        (layout_.kind == PanelKind::kBf16 && row.dtype == DType::kBf16 && layout_.k % 2 == 0);
+    if (as_stored) return static_cast<const std::byte*>(row.data);
+    std::byte* out = converted_lane(lane);
+    if (is_quantised(layout_.kind)) {
+      quantise(row, lane, panel, out);
+    } else {
+      convert(row, out);
+    }
+    return out;
+  }
+
+  const std::byte* zero_lane() {
+    zeros_.resize(static_cast<size_t>(layout_.steps()) * 4);
+    return zeros_.data();
+  }
+
+  std::byte* converted_lane(size_t lane) {
+    const auto lane_bytes = static_cast<size_t>(layout_.steps()) * 4;
+    converted_.resize(lane_bytes * kLanes);
+    return converted_.data() + lane * lane_bytes;
+  }
+
+  void convert(const WeightSource::Row& row, std::byte* out) {
+    wide_.resize(static_cast<size_t>(round_up(layout_.k, 2)));
+    dequantize_row(row.dtype, row.data, layout_.k, wide_.data());
+    if (layout_.kind == PanelKind::kF32) {
+      std::memcpy(out, wide_.data(), static_cast<size_t>(layout_.k) * sizeof(float));
+      return;
+    }
+    if (layout_.k % 2 != 0) wide_.back() = 0.0f;
+    auto* narrow = reinterpret_cast<uint16_t*>(out);
+    for (size_t i = 0; i < wide_.size(); ++i) narrow[i] = f32_to_bf16(wide_[i]);
+  }
+
+  void quantise(const WeightSource::Row& row, size_t lane, std::byte* panel, std::byte* out) {
+    groups_.resize(static_cast<size_t>(layout_.k / kGroup));
+    const WeightFormat format = has_nibbles(layout_.kind) ? WeightFormat::kQ4 : WeightFormat::kQ8;
+    quantize_row(row, layout_.k, format, scheme_, groups_.data());
+    for (const QuantGroup& group : groups_) {
+      std::memcpy(panel + 2 * lane, &group.scale, 2);
+      if (has_min(layout_.kind)) std::memcpy(panel + 2 * (kLanes + lane), &group.min, 2);
+      panel += group_header_bytes(layout_.kind);
+      out = has_nibbles(layout_.kind) ? put_nibbles(group, out) : put_bytes(group, out);
+    }
+  }
+
+  static std::byte* put_bytes(const QuantGroup& group, std::byte* out) {
+    std::memcpy(out, group.q, kGroup);
+    return out + kGroup;
+  }
+
+  static std::byte* put_nibbles(const QuantGroup& group, std::byte* out) {
+    for (int i = 0; i < kGroup; i += 8, out += 4) {
+      uint32_t low;
+      uint32_t high;
+      std::memcpy(&low, group.q + i, 4);
+      std::memcpy(&high, group.q + i + 4, 4);
+      const uint32_t both = low | high << 4;
+      std::memcpy(out, &both, 4);
+    }
+    return out;
+  }
+
+  const PanelLayout layout_;
+  const QuantScheme scheme_;
+  std::vector<std::byte> zeros_;
+  std::vector<std::byte> converted_;
+  std::vector<float> wide_;
+  std::vector<QuantGroup> groups_;
+};
+
+void pack_panels(const PanelLayout& layout, QuantScheme scheme, std::span<const WeightSource::Row> rows,
+                 std::byte* out, int64_t begin, int64_t end) {
+  PanelPacker packer(layout, scheme);
+  for (int64_t p = begin; p < end; ++p) {
+    const auto first = static_cast<size_t>(p * kLanes);
+    const size_t count = std::min<size_t>(kLanes, rows.size() - first);
+    packer.pack(rows.subspan(first, count), out + static_cast<size_t>(p) * layout.panel_bytes());
+  }
+}
+
+void pack_all_panels(const PanelLayout& layout, std::span<const WeightSource::Row> rows, std::byte* out) {
+  pack_panels(layout, {}, rows, out, 0, layout.panels());
+}
+
+/// On short-lived threads: packing must not disturb the engine's pool. A failure is rethrown here.
+void pack_in_parallel(const PanelLayout& layout, QuantScheme scheme, std::span<const WeightSource::Row> rows,
+                      std::byte* out, int threads) {
+  std::vector<std::exception_ptr> failures(static_cast<size_t>(threads));
+  const auto pack_share = [&](int i) {
+    try {
+      pack_panels(layout, scheme, rows, out, layout.panels() * i / threads,
+                  layout.panels() * (i + 1) / threads);
+    } catch (...) {
+      failures[static_cast<size_t>(i)] = std::current_exception();
+    }
+  };
+  std::vector<std::thread> helpers;
+  for (int i = 1; i < threads; ++i) helpers.emplace_back(pack_share, i);
+  pack_share(0);
+  for (std::thread& helper : helpers) helper.join();
+  for (const std::exception_ptr& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
+}
+
+template <typename T>
+T load_at(const std::byte* p) {
+  T value;
+  std::memcpy(&value, p, sizeof value);
+  return value;
+}
+
+}  // namespace
+
+size_t PanelLayout::header_bytes() const {
+  if (!is_quantised(kind)) return 0;
+  return static_cast<size_t>(round_up(k / kGroup * group_header_bytes(kind), kRowBytes));
+}
+
+int64_t PanelLayout::steps() const {
+  if (kind == PanelKind::kF32) return k;
+  if (kind == PanelKind::kBf16) return (k + 1) / 2;
+  return has_nibbles(kind) ? k / 8 : k / 4;
+}
+
+// --- weights
+// ------------------------------------------------------------------------------------------------------
+
+CpuWeight::CpuWeight(const WeightSource& source, WeightFormat format, int threads) : format_(format) {
+  if (format == WeightFormat::kQ8 || format == WeightFormat::kQ4) scheme_ = quant_scheme(source, format);
+  layout_ = {panel_kind(format, scheme_), static_cast<int64_t>(source.rows.size()), source.cols};
+  buffer_ = HugeBuffer(layout_.bytes());
+  constexpr size_t kWorthThreads = size_t{1} << 18;  // bytes; a thread costs about 20 µs
+  const int useful = layout_.bytes() < kWorthThreads ? 1 : threads;
+  pack_in_parallel(layout_, scheme_, source.rows, buffer_.data(), useful);
+}
+
+void CpuWeight::read_row(int64_t row, float* out) const {
+  const std::byte* panel = panels() + static_cast<size_t>(row / kLanes) * layout_.panel_bytes();
+  const int64_t lane = row % kLanes;
+  if (is_quantised(layout_.kind)) {
+    read_quantised_row(panel, lane, out);
+    return;
+  }
+  const std::byte* at = panel + 4 * lane;
+  if (layout_.kind == PanelKind::kF32) {
+    for (int64_t k = 0; k < layout_.k; ++k, at += kRowBytes) out[k] = load_at<float>(at);
+    return;
+  }
+  for (int64_t k = 0; k < layout_.k; ++k) {
+    out[k] = bf16_to_f32(load_at<uint16_t>(at + k / 2 * kRowBytes + k % 2 * 2));
+  }
+}
+
+void CpuWeight::read_quantised_row(const std::byte* panel, int64_t lane, float* out) const {
+  const std::byte* header = panel + 2 * lane;
+  const std::byte* at = panel + layout_.header_bytes() + 4 * lane;
+  const bool nibbles = has_nibbles(layout_.kind);
+  for (int64_t g = 0; g < layout_.k / kGroup; ++g, header += group_header_bytes(layout_.kind)) {
+    const float scale = f16_to_f32(load_at<uint16_t>(header));
+    const float min = has_min(layout_.kind) ? f16_to_f32(load_at<uint16_t>(header + 2 * kLanes)) : 0.0f;
+    for (int i = 0; i < kGroup;) {
+      const auto four = load_at<std::array<uint8_t, 4>>(at);
+      at += kRowBytes;
+      for (int j = 0; j < 4; ++j) {
+        const int q = nibbles ? four[static_cast<size_t>(j)] & 15 : four[static_cast<size_t>(j)];
+        *out++ = scale * static_cast<float>(q - scheme_.zero_point) + min;
+      }
+      i += 4;
+      if (!nibbles) continue;
+      for (const uint8_t pair : four)
+        *out++ = scale * static_cast<float>((pair >> 4) - scheme_.zero_point) + min;
+      i += 4;
+    }
+  }
+}
+
+// --- adapters
+// -----------------------------------------------------------------------------------------------------
+
+namespace {
+
+/// Rows of a dense row-major matrix in one of the plain dtypes.
+void append_rows(std::vector<WeightSource::Row>& rows, const void* data, DType dtype, int64_t count,
+                 int64_t width) {
+  const auto* bytes = static_cast<const std::byte*>(data);
+  for (int64_t r = 0; r < count; ++r, bytes += dtype_row_bytes(dtype, width)) rows.push_back({bytes, dtype});
+}
+
+}  // namespace
+
+CpuLora::CpuLora(const LoraSource& source, DType dtype) : n_(source.n) {
+  const PanelKind kind = dtype == DType::kBf16 ? PanelKind::kBf16 : PanelKind::kF32;
+  const std::vector<float> zeros(static_cast<size_t>(source.k));
+  std::vector<WeightSource::Row> a_rows;
+  size_t b_bytes = 0;
+  for (const LoraPairSource& pair : source.pairs) {
+    const PanelLayout b_layout{kind, pair.n_count, pair.rank};
+    pairs_.push_back({pair.n_begin, static_cast<int64_t>(a_rows.size()), b_layout, nullptr});
+    append_rows(a_rows, pair.a, pair.dtype, pair.rank, source.k);
+    h_scale_.resize(a_rows.size(), pair.scale);
+    if (a_rows.size() % 2 != 0) {
+      a_rows.push_back({zeros.data(), DType::kF32});
+      h_scale_.push_back(0.0f);
+    }
+    total_rank_ += pair.rank;
+    b_bytes += b_layout.bytes();
+  }
+  a_layout_ = {kind, static_cast<int64_t>(a_rows.size()), source.k};
+  h_scale_.resize(static_cast<size_t>(a_layout_.panels() * kLanes));
+  buffer_ = HugeBuffer(a_layout_.bytes() + b_bytes);
+  pack_all_panels(a_layout_, a_rows, buffer_.data());
+
+  std::byte* next = buffer_.data() + a_layout_.bytes();
+  std::vector<WeightSource::Row> b_rows;
+  for (size_t i = 0; i < pairs_.size(); ++i) {
+    const LoraPairSource& pair = source.pairs[i];
+    b_rows.clear();
+    append_rows(b_rows, pair.b, pair.dtype, pair.n_count, pair.rank);
+    pack_all_panels(pairs_[i].b_layout, b_rows, next);
+    pairs_[i].b = next;
+    next += pairs_[i].b_layout.bytes();
+  }
+}
+
+// --- KV pages
+// -----------------------------------------------------------------------------------------------------
+
+static_assert(kPageTokens == kKvPageSize);
+static_assert(kGroup == kQuantGroup);
+
+CpuKvCache::CpuKvCache(const KvCacheShape& shape)
+    : shape_(shape),
+      padded_dim_(round_up(shape.head_dim, kLanes)),
+      value_offset_(static_cast<size_t>(padded_dim_) * kPageTokens *
+                    static_cast<size_t>(dtype_block_bytes(shape.dtype))) {
+  buffer_ = HugeBuffer(page_stride() * static_cast<size_t>(shape.pages) * static_cast<size_t>(shape.layers));
+}
+
+std::byte* CpuKvCache::head(int layer, int page, int kv_head) const {
+  const size_t page_index =
+      static_cast<size_t>(layer) * static_cast<size_t>(shape_.pages) + static_cast<size_t>(page);
+  return buffer_.data() + page_index * page_stride() + static_cast<size_t>(kv_head) * 2 * value_offset_;
+}
+
+void CpuKvCache::clear(int layer, int page, int kv_head) {
+  std::memset(head(layer, page, kv_head), 0, 2 * value_offset_);
+}
+
+void CpuKvCache::write(int layer, int page, int kv_head, int token, const float* key, const float* value) {
+  std::byte* keys = head(layer, page, kv_head);
+  std::byte* values = keys + value_offset_;
+  if (shape_.dtype == DType::kF32) {
+    for (int64_t d = 0; d < shape_.head_dim; ++d)
+      std::memcpy(keys + (d * kPageTokens + token) * 4, key + d, 4);
+    std::memcpy(values + token * padded_dim_ * 4, value, static_cast<size_t>(shape_.head_dim) * 4);
+    return;
+  }
+  auto* key_pairs = reinterpret_cast<uint16_t*>(keys) + 2 * token;
+  auto* value_pairs = reinterpret_cast<uint16_t*>(values) + token / 2 * 2 * padded_dim_ + token % 2;
+  for (int64_t d = 0; d < shape_.head_dim; ++d) {
+    key_pairs[d / 2 * 2 * kPageTokens + d % 2] = f32_to_bf16(key[d]);
+    value_pairs[2 * d] = f32_to_bf16(value[d]);
+  }
+}
+
+}  // namespace polylora::cpu

@@ -1,0 +1,40 @@
+// Attention over KV pages for a batch of sequences of any lengths.
+#pragma once
+
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "ops/backend.h"
+#include "ops/cpu/scratch.h"
+#include "ops/cpu/work_queue.h"
+
+namespace polylora::cpu {
+
+/// Work items are (sequence, kv head, run of query tokens), the most expensive first, so that the threads
+/// finish together whatever mix of prefill chunks and decode rows the batch holds.
+class PagedAttention {
+ public:
+  PagedAttention(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+
+  void run(Mat o, ConstMat q, const CpuKvCache& cache, int layer, std::span<const SequenceSpan> spans,
+           const AttentionParams& params);
+
+ private:
+  struct Item {
+    const SequenceSpan* span;
+    int kv_head;
+    int token_begin;  // within the span
+    int tokens;
+    int64_t cost;  // rows times pages
+  };
+
+  void plan(std::span<const SequenceSpan> spans, int kv_heads, int heads_per_kv, int window);
+
+  const Kernels& kernels_;
+  ThreadPool& pool_;
+  std::vector<Item> items_;
+  WorkQueue queue_;
+  Scratch scratch_;
+};
+
+}  // namespace polylora::cpu

@@ -1,0 +1,208 @@
+// The kernels' vector of 16 floats on AVX2 with FMA and F16C: two 256-bit halves.
+// Included by one translation unit only; everything is in its anonymous namespace.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#define POLYLORA_INLINE inline __attribute__((always_inline))
+
+namespace polylora::cpu {
+namespace {
+
+constexpr const char* kIsaDescription = "avx2-fma";
+
+// Tile sizes: two registers per vector, 16 registers.
+constexpr int kFloatTileRows = 6;
+constexpr int kFloatTileCols = 1;
+constexpr int kQuantTileRows = 3;
+constexpr int kQuantTileCols = 1;
+constexpr int kValueTileRows = 3;
+constexpr int kValueTileCols = 2;
+
+struct Vec {  // 16 floats
+  __m256 lo, hi;
+};
+struct IVec {  // 16 int32
+  __m256i lo, hi;
+};
+using Row = IVec;  // 64 raw bytes of a panel
+
+POLYLORA_INLINE __m256i first_lanes8(int64_t n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+POLYLORA_INLINE Vec splat(float x) {
+  return {_mm256_set1_ps(x), _mm256_set1_ps(x)};
+}
+POLYLORA_INLINE Vec load(const float* p) {
+  return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
+}
+POLYLORA_INLINE Vec load_n(const float* p, int64_t n) {
+  return {_mm256_maskload_ps(p, first_lanes8(n)), _mm256_maskload_ps(p + 8, first_lanes8(n - 8))};
+}
+POLYLORA_INLINE void store(float* p, Vec v) {
+  _mm256_storeu_ps(p, v.lo);
+  _mm256_storeu_ps(p + 8, v.hi);
+}
+POLYLORA_INLINE void store_n(float* p, Vec v, int64_t n) {
+  _mm256_maskstore_ps(p, first_lanes8(n), v.lo);
+  _mm256_maskstore_ps(p + 8, first_lanes8(n - 8), v.hi);
+}
+
+POLYLORA_INLINE Vec add(Vec a, Vec b) {
+  return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
+}
+POLYLORA_INLINE Vec sub(Vec a, Vec b) {
+  return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)};
+}
+POLYLORA_INLINE Vec mul(Vec a, Vec b) {
+  return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+POLYLORA_INLINE Vec div(Vec a, Vec b) {
+  return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
+}
+POLYLORA_INLINE Vec fma(Vec a, Vec b, Vec c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+POLYLORA_INLINE Vec max(Vec a, Vec b) {  // b where either is NaN
+  return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+POLYLORA_INLINE Vec min(Vec a, Vec b) {  // b where either is NaN
+  return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+POLYLORA_INLINE Vec abs(Vec a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
+POLYLORA_INLINE float reduce_add(Vec a) {
+  const __m256 eight = _mm256_add_ps(a.lo, a.hi);
+  __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(four, _mm_movehdup_ps(four)));
+}
+POLYLORA_INLINE float reduce_max(Vec a) {
+  const __m256 eight = _mm256_max_ps(a.lo, a.hi);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
+}
+
+/// `v` in lanes [begin, end), `other` elsewhere.
+POLYLORA_INLINE Vec keep_lanes(Vec v, Vec other, int begin, int end) {
+  const __m256i lo = _mm256_andnot_si256(first_lanes8(begin), first_lanes8(end));
+  const __m256i hi = _mm256_andnot_si256(first_lanes8(begin - 8), first_lanes8(end - 8));
+  return {_mm256_blendv_ps(other.lo, v.lo, _mm256_castsi256_ps(lo)),
+          _mm256_blendv_ps(other.hi, v.hi, _mm256_castsi256_ps(hi))};
+}
+/// `v` where x >= bound or x is NaN, 0 elsewhere.
+POLYLORA_INLINE Vec zero_below(Vec v, Vec x, Vec bound) {
+  return {_mm256_and_ps(v.lo, _mm256_cmp_ps(x.lo, bound.lo, _CMP_NLT_UQ)),
+          _mm256_and_ps(v.hi, _mm256_cmp_ps(x.hi, bound.hi, _CMP_NLT_UQ))};
+}
+
+POLYLORA_INLINE IVec isplat(int32_t x) {
+  return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
+}
+POLYLORA_INLINE IVec iadd(IVec a, IVec b) {
+  return {_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi)};
+}
+POLYLORA_INLINE int32_t reduce_add(IVec a) {
+  const __m256i eight = _mm256_add_epi32(a.lo, a.hi);
+  __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+  four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(four, _mm_shuffle_epi32(four, 0xb1)));
+}
+POLYLORA_INLINE Vec to_float(IVec a) {
+  return {_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)};
+}
+POLYLORA_INLINE IVec round_to_int(Vec a) {
+  return {_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi)};
+}
+POLYLORA_INLINE Vec power_of_two(IVec e) {  // 2^e for e in [-126, 127]
+  const IVec biased = iadd(e, isplat(127));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(biased.lo, 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(biased.hi, 23))};
+}
+POLYLORA_INLINE void store_int8(int8_t* p, IVec v) {
+  const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.lo, v.hi), 0xd8);
+  const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+
+POLYLORA_INLINE Row load_row(const std::byte* p) {
+  const auto* halves = reinterpret_cast<const __m256i*>(p);
+  return {_mm256_loadu_si256(halves), _mm256_loadu_si256(halves + 1)};
+}
+POLYLORA_INLINE Vec row_floats(Row row) {
+  return {_mm256_castsi256_ps(row.lo), _mm256_castsi256_ps(row.hi)};
+}
+POLYLORA_INLINE Row low_nibbles(Row row) {
+  const __m256i mask = _mm256_set1_epi8(15);
+  return {_mm256_and_si256(row.lo, mask), _mm256_and_si256(row.hi, mask)};
+}
+POLYLORA_INLINE Row high_nibbles(Row row) {
+  return low_nibbles({_mm256_srli_epi16(row.lo, 4), _mm256_srli_epi16(row.hi, 4)});
+}
+POLYLORA_INLINE Vec load_f16(const std::byte* p) {
+  const auto* halves = reinterpret_cast<const __m128i*>(p);
+  return {_mm256_cvtph_ps(_mm_loadu_si128(halves)), _mm256_cvtph_ps(_mm_loadu_si128(halves + 1))};
+}
+
+// bf16 activations: kept as the floats they stand for, because this machine multiplies floats.
+constexpr int kBf16Bytes = 4;
+struct Bf16Pair {
+  __m256 first, second;
+};
+POLYLORA_INLINE Bf16Pair splat_bf16_pair(const std::byte* p) {
+  const auto* pair = reinterpret_cast<const float*>(p);
+  return {_mm256_broadcast_ss(pair), _mm256_broadcast_ss(pair + 1)};
+}
+POLYLORA_INLINE __m256 dot_bf16_half(__m256 acc, __m256i w, Bf16Pair x) {
+  const __m256 first = _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+  const __m256 second = _mm256_castsi256_ps(_mm256_and_si256(w, _mm256_set1_epi32(-65536)));
+  return _mm256_fmadd_ps(second, x.second, _mm256_fmadd_ps(first, x.first, acc));
+}
+POLYLORA_INLINE Vec dot_bf16(Vec acc, Row w, Bf16Pair x) {
+  return {dot_bf16_half(acc.lo, w.lo, x), dot_bf16_half(acc.hi, w.hi, x)};
+}
+POLYLORA_INLINE __m256 round_bf16_half(__m256 v) {
+  const __m256i bits = _mm256_castps_si256(v);
+  const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  const __m256i carried = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+  const __m256 rounded = _mm256_castsi256_ps(_mm256_and_si256(carried, _mm256_set1_epi32(-65536)));
+  return _mm256_blendv_ps(rounded, v,
+                          _mm256_cmp_ps(v, v, _CMP_UNORD_Q));  // a NaN must not carry into infinity
+}
+/// Rounds to bf16, stores as activations, and returns what was stored.
+POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
+  const Vec rounded = {round_bf16_half(v.lo), round_bf16_half(v.hi)};
+  store(reinterpret_cast<float*>(p), rounded);
+  return rounded;
+}
+
+// int8 activations, multiplied in fours with unsigned weights. vpmaddubsw would saturate at 255*127*2, so
+// bytes are widened: weights to even and odd unsigned words, activations to even and odd signed words.
+struct Int8Quad {
+  __m256i even, odd;
+};
+POLYLORA_INLINE Int8Quad splat_int8_quad(const std::byte* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, sizeof quad);
+  const __m256i bytes = _mm256_set1_epi32(quad);
+  return {_mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8), _mm256_srai_epi16(bytes, 8)};
+}
+POLYLORA_INLINE __m256i dot_int8_half(__m256i acc, __m256i w, Int8Quad x) {
+  const __m256i even = _mm256_madd_epi16(_mm256_and_si256(w, _mm256_set1_epi16(255)), x.even);
+  const __m256i odd = _mm256_madd_epi16(_mm256_srli_epi16(w, 8), x.odd);
+  return _mm256_add_epi32(acc, _mm256_add_epi32(even, odd));
+}
+POLYLORA_INLINE IVec dot_int8(IVec acc, Row w, Int8Quad x) {
+  return {dot_int8_half(acc.lo, w.lo, x), dot_int8_half(acc.hi, w.hi, x)};
+}
+
+}  // namespace
+}  // namespace polylora::cpu

@@ -1,0 +1,157 @@
+// The kernels' vector of 16 floats on AVX-512 with BF16 and VNNI (Zen 4, Sapphire Rapids and later).
+// Included by one translation unit only; everything is in its anonymous namespace.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#define POLYLORA_INLINE inline __attribute__((always_inline))
+
+namespace polylora::cpu {
+namespace {
+
+constexpr const char* kIsaDescription = "avx512-bf16-vnni";
+
+// Tile sizes: accumulators plus one weight row per column and one broadcast fit 32 registers.
+constexpr int kFloatTileRows = 14;
+constexpr int kFloatTileCols = 2;
+constexpr int kQuantTileRows = 6;
+constexpr int kQuantTileCols = 2;
+constexpr int kValueTileRows = 6;
+constexpr int kValueTileCols = 4;
+
+using Vec = __m512;    // 16 floats
+using IVec = __m512i;  // 16 int32
+using Row = __m512i;   // 64 raw bytes of a panel
+
+POLYLORA_INLINE __mmask16 first_lanes(int64_t n) {
+  return static_cast<__mmask16>((1u << n) - 1u);
+}
+
+POLYLORA_INLINE Vec splat(float x) {
+  return _mm512_set1_ps(x);
+}
+POLYLORA_INLINE Vec load(const float* p) {
+  return _mm512_loadu_ps(p);
+}
+POLYLORA_INLINE Vec load_n(const float* p, int64_t n) {
+  return _mm512_maskz_loadu_ps(first_lanes(n), p);
+}
+POLYLORA_INLINE void store(float* p, Vec v) {
+  _mm512_storeu_ps(p, v);
+}
+POLYLORA_INLINE void store_n(float* p, Vec v, int64_t n) {
+  _mm512_mask_storeu_ps(p, first_lanes(n), v);
+}
+
+POLYLORA_INLINE Vec add(Vec a, Vec b) {
+  return _mm512_add_ps(a, b);
+}
+POLYLORA_INLINE Vec sub(Vec a, Vec b) {
+  return _mm512_sub_ps(a, b);
+}
+POLYLORA_INLINE Vec mul(Vec a, Vec b) {
+  return _mm512_mul_ps(a, b);
+}
+POLYLORA_INLINE Vec div(Vec a, Vec b) {
+  return _mm512_div_ps(a, b);
+}
+POLYLORA_INLINE Vec fma(Vec a, Vec b, Vec c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+POLYLORA_INLINE Vec max(Vec a, Vec b) {
+  return _mm512_max_ps(a, b);
+}  // b where either is NaN
+POLYLORA_INLINE Vec min(Vec a, Vec b) {
+  return _mm512_min_ps(a, b);
+}  // b where either is NaN
+POLYLORA_INLINE Vec abs(Vec a) {
+  return _mm512_abs_ps(a);
+}
+POLYLORA_INLINE float reduce_add(Vec a) {
+  return _mm512_reduce_add_ps(a);
+}
+POLYLORA_INLINE float reduce_max(Vec a) {
+  return _mm512_reduce_max_ps(a);
+}
+
+/// `v` in lanes [begin, end), `other` elsewhere.
+POLYLORA_INLINE Vec keep_lanes(Vec v, Vec other, int begin, int end) {
+  return _mm512_mask_blend_ps(static_cast<__mmask16>(first_lanes(end) & ~first_lanes(begin)), other, v);
+}
+/// `v` where x >= bound or x is NaN, 0 elsewhere.
+POLYLORA_INLINE Vec zero_below(Vec v, Vec x, Vec bound) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ), v);
+}
+
+POLYLORA_INLINE IVec isplat(int32_t x) {
+  return _mm512_set1_epi32(x);
+}
+POLYLORA_INLINE IVec iadd(IVec a, IVec b) {
+  return _mm512_add_epi32(a, b);
+}
+POLYLORA_INLINE int32_t reduce_add(IVec a) {
+  return _mm512_reduce_add_epi32(a);
+}
+POLYLORA_INLINE Vec to_float(IVec a) {
+  return _mm512_cvtepi32_ps(a);
+}
+POLYLORA_INLINE IVec round_to_int(Vec a) {
+  return _mm512_cvtps_epi32(a);
+}
+POLYLORA_INLINE Vec power_of_two(IVec e) {  // 2^e for e in [-126, 127]
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(e, _mm512_set1_epi32(127)), 23));
+}
+POLYLORA_INLINE void store_int8(int8_t* p, IVec v) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(v));
+}
+
+POLYLORA_INLINE Row load_row(const std::byte* p) {
+  return _mm512_loadu_si512(p);
+}
+POLYLORA_INLINE Vec row_floats(Row row) {
+  return _mm512_castsi512_ps(row);
+}
+POLYLORA_INLINE Row low_nibbles(Row row) {
+  return _mm512_and_si512(row, _mm512_set1_epi8(15));
+}
+POLYLORA_INLINE Row high_nibbles(Row row) {
+  return low_nibbles(_mm512_srli_epi16(row, 4));
+}
+POLYLORA_INLINE Vec load_f16(const std::byte* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+
+// bf16 activations: 2 bytes each, multiplied in pairs.
+constexpr int kBf16Bytes = 2;
+using Bf16Pair = __m512bh;
+POLYLORA_INLINE Bf16Pair splat_bf16_pair(const std::byte* p) {
+  int32_t pair;
+  __builtin_memcpy(&pair, p, sizeof pair);
+  return (__m512bh)_mm512_set1_epi32(pair);
+}
+POLYLORA_INLINE Vec dot_bf16(Vec acc, Row w, Bf16Pair x) {
+  return _mm512_dpbf16_ps(acc, (__m512bh)w, x);
+}
+/// Rounds to bf16, stores as activations, and returns what was stored.
+POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
+  const __m256i narrow = (__m256i)_mm512_cvtneps_pbh(v);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+}
+
+// int8 activations, multiplied in fours with unsigned weights.
+using Int8Quad = __m512i;
+POLYLORA_INLINE Int8Quad splat_int8_quad(const std::byte* p) {
+  int32_t quad;
+  __builtin_memcpy(&quad, p, sizeof quad);
+  return _mm512_set1_epi32(quad);
+}
+POLYLORA_INLINE IVec dot_int8(IVec acc, Row w, Int8Quad x) {
+  return _mm512_dpbusd_epi32(acc, w, x);
+}
+
+}  // namespace
+}  // namespace polylora::cpu
