@@ -1,5 +1,6 @@
 #include "io/adapter_config.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
@@ -11,45 +12,68 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kMaxRank = 4096;
-constexpr size_t kMaxPatternLength = 1024;  // std::regex recurses; a pattern is a module name or close to it
+constexpr double kMaxAlpha = 1e9;  // keeps every scale finite in f32
+constexpr size_t kMaxPatterns = 4096;
+constexpr size_t kMaxPatternLength = 1024;  // a pattern is a module name or close to it
 
-template <typename Value>
-const Value* match(const std::vector<std::pair<std::regex, Value>>& patterns,
-                   const std::string& module_path) {
-  for (const auto& [pattern, value] : patterns) {
-    if (std::regex_match(module_path, pattern)) return &value;
+/// Null when `pattern` is not an expression that std::regex reads.
+std::optional<std::regex> compile(const std::string& pattern) {
+  if (pattern.size() > kMaxPatternLength) return std::nullopt;
+  auto flags = std::regex::ECMAScript;
+#ifdef __GLIBCXX__
+  // The default matcher backtracks: (a*)*b from a hostile file would run for ever. This one is linear in the
+  // path's length.
+  flags |= std::regex_constants::__polynomial;
+#endif
+  try {
+    return std::regex(pattern, flags);
+  } catch (const std::regex_error&) {
+    return std::nullopt;
   }
-  return nullptr;
+}
+
+bool is_true(const Json& config, const char* key) {
+  return config.contains(key) && config[key].is_boolean() && config[key].get<bool>();
+}
+
+bool is_filled(const Json& config, const char* key) {
+  return config.contains(key) && !config[key].is_null() && !config[key].empty();
+}
+
+/// Initialisations that also change the base weights: such an adapter is right only over its own base, unless
+/// PEFT converted it on saving (and then wrote true here).
+bool changes_base(const Json& config) {
+  if (!config.contains("init_lora_weights") || !config["init_lora_weights"].is_string()) return false;
+  const std::string name = config["init_lora_weights"];
+  const auto starts = [&](std::string_view prefix) { return name.starts_with(prefix); };
+  return starts("pissa") || starts("olora") || starts("corda") || starts("loftq") || starts("lora_ga");
 }
 
 void refuse_unsupported(const Json& config, const std::string& where) {
-  const auto is_set = [&](const char* key) {
-    return config.contains(key) && config[key].is_boolean() && config[key];
-  };
-  const auto is_filled = [&](const char* key) {
-    return config.contains(key) && !config[key].is_null() && !config[key].empty();
-  };
   const auto refuse = [&](std::string_view feature) {
     fail(ErrorCode::kUnsupported, "{}: {} is not supported yet", where, feature);
   };
   if (const Json type = config.value("peft_type", Json("LORA")); type != "LORA") {
     fail(ErrorCode::kUnsupported, "{}: peft_type {} is not supported; only LORA is", where, type.dump());
   }
-  if (is_set("use_dora")) refuse("DoRA (use_dora)");
-  if (is_set("lora_bias")) refuse("lora_bias");
-  if (is_set("fan_in_fan_out")) refuse("fan_in_fan_out");
-  if (is_filled("modules_to_save")) refuse("modules_to_save");
-  if (is_filled("layer_replication")) refuse("layer_replication");
-  if (is_filled("trainable_token_indices")) refuse("trainable_token_indices");
-  if (is_filled("target_parameters")) refuse("target_parameters");
+  if (is_true(config, "use_dora")) refuse("DoRA (use_dora)");
+  for (const char* key : {"use_qalora", "lora_bias", "fan_in_fan_out"}) {
+    if (is_true(config, key)) refuse(key);
+  }
+  for (const char* key : {"modules_to_save", "layer_replication", "trainable_token_indices",
+                          "target_parameters", "alora_invocation_tokens"}) {
+    if (is_filled(config, key)) refuse(key);
+  }
   if (const Json bias = config.value("bias", Json("none")); bias != "none") refuse("bias " + bias.dump());
+  if (changes_base(config)) refuse("init_lora_weights " + config["init_lora_weights"].dump());
 }
 
-double positive(const Json& value, std::string_view key, const std::string& where) {
-  if (!value.is_number() || !(value.get<double>() > 0) || !std::isfinite(value.get<double>())) {
-    fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a positive number", where, key);
+double alpha_value(const Json& value, std::string_view key, const std::string& where) {
+  const double alpha = value.is_number() ? value.get<double>() : 0;
+  if (!(alpha > 0) || alpha > kMaxAlpha) {
+    fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a positive number up to {:g}", where, key, kMaxAlpha);
   }
-  return value.get<double>();
+  return alpha;
 }
 
 int64_t rank_value(const Json& value, std::string_view key, const std::string& where) {
@@ -59,35 +83,67 @@ int64_t rank_value(const Json& value, std::string_view key, const std::string& w
   return value.get<int64_t>();
 }
 
-std::regex compile(const std::string& key, const std::string& where) {
-  if (key.size() > kMaxPatternLength) fail(ErrorCode::kDataCorrupt, "{}: a pattern key is too long", where);
-  try {
-    return std::regex("(.*\\.)?(" + key + ")", std::regex::ECMAScript | std::regex::optimize);
-  } catch (const std::regex_error&) {
-    fail(ErrorCode::kDataCorrupt, "{}: '{}' is not a regular expression", where, key);
-  }
-}
-
 template <typename Value, typename Parse>
 std::vector<std::pair<std::regex, Value>> parse_patterns(const Json& config, const char* key,
                                                          const std::string& where, Parse parse) {
   std::vector<std::pair<std::regex, Value>> patterns;
   if (!config.contains(key) || config[key].is_null()) return patterns;
-  if (!config[key].is_object()) fail(ErrorCode::kDataCorrupt, "{}: '{}' must be an object", where, key);
-  for (const auto& [pattern, value] : config[key].items())
-    patterns.emplace_back(compile(pattern, where), parse(value, key, where));
+  if (!config[key].is_object() || config[key].size() > kMaxPatterns) {
+    fail(ErrorCode::kDataCorrupt, "{}: '{}' must be an object of at most {} members", where, key,
+         kMaxPatterns);
+  }
+  for (const auto& [pattern, value] : config[key].items()) {
+    auto compiled = compile("(?:.*\\.)?(?:" + pattern + ")");
+    if (!compiled) {
+      fail(ErrorCode::kUnsupported, "{}: '{}' in {} is not a regular expression that can be read", where,
+           pattern, key);
+    }
+    patterns.emplace_back(*std::move(compiled), parse(value, key, where));
+  }
   return patterns;
+}
+
+std::optional<TargetModules> parse_target_modules(const Json& config, const std::string& where) {
+  if (!is_filled(config, "target_modules")) return std::nullopt;
+  const Json& value = config["target_modules"];
+  TargetModules targets{.names = {}, .expression = {}, .text = value.dump()};
+  if (value.is_string()) {
+    if (value != "all-linear") targets.expression = compile(value.get<std::string>());
+    return targets.expression ? std::optional(std::move(targets)) : std::nullopt;
+  }
+  for (const Json& name : value) {
+    if (!value.is_array() || !name.is_string())
+      fail(ErrorCode::kDataCorrupt, "{}: 'target_modules' must be a string or a list of strings", where);
+    targets.names.push_back(name);
+  }
+  return targets;
+}
+
+template <typename Value>
+const Value* first_match(const std::vector<std::pair<std::regex, Value>>& patterns,
+                         const std::string& module_path) {
+  for (const auto& [pattern, value] : patterns) {
+    if (std::regex_match(module_path, pattern)) return &value;
+  }
+  return nullptr;
 }
 
 }  // namespace
 
+bool TargetModules::matches(const std::string& module_path) const {
+  if (expression) return std::regex_match(module_path, *expression);
+  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+    return module_path == name || module_path.ends_with("." + name);
+  });
+}
+
 int64_t AdapterConfig::rank_of(const std::string& module_path) const {
-  const int64_t* found = match(rank_pattern, module_path);
+  const int64_t* found = first_match(rank_pattern, module_path);
   return found == nullptr ? r : *found;
 }
 
 float AdapterConfig::scale_of(const std::string& module_path) const {
-  const double* alpha = match(alpha_pattern, module_path);
+  const double* alpha = first_match(alpha_pattern, module_path);
   const auto rank = static_cast<double>(rank_of(module_path));
   return static_cast<float>((alpha == nullptr ? lora_alpha : *alpha) / (use_rslora ? std::sqrt(rank) : rank));
 }
@@ -101,10 +157,11 @@ AdapterConfig parse_adapter_config(std::string_view text, const std::string& whe
     config.base_model_name = json["base_model_name_or_path"];
   }
   if (json.contains("r")) config.r = rank_value(json["r"], "r", where);
-  if (json.contains("lora_alpha")) config.lora_alpha = positive(json["lora_alpha"], "lora_alpha", where);
-  config.use_rslora = json.contains("use_rslora") && json["use_rslora"].is_boolean() && json["use_rslora"];
+  if (json.contains("lora_alpha")) config.lora_alpha = alpha_value(json["lora_alpha"], "lora_alpha", where);
+  config.use_rslora = is_true(json, "use_rslora");
   config.rank_pattern = parse_patterns<int64_t>(json, "rank_pattern", where, rank_value);
-  config.alpha_pattern = parse_patterns<double>(json, "alpha_pattern", where, positive);
+  config.alpha_pattern = parse_patterns<double>(json, "alpha_pattern", where, alpha_value);
+  config.target_modules = parse_target_modules(json, where);
   return config;
 }
 

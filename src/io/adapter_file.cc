@@ -3,18 +3,20 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
-#include <regex>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "io/adapter_config.h"
+#include "io/json_file.h"
 
 namespace polylora {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr size_t kMaxConfigBytes = size_t{256} << 10;  // real ones have a few KiB
 
 /// "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight" taken apart.
 struct TensorKey {
@@ -44,6 +46,7 @@ std::string_view explain_foreign_tensor(std::string_view key) {
   if (key.find("lora_magnitude_vector") != std::string_view::npos) return "DoRA is not supported yet";
   if (key.find("lora_embedding_") != std::string_view::npos)
     return "LoRA on embed_tokens is not supported yet";
+  if (key.find("lm_head.lora_") != std::string_view::npos) return "LoRA on lm_head is not supported yet";
   if (key.find("modules_to_save") != std::string_view::npos) return "modules_to_save is not supported yet";
   if (key.ends_with(".bias")) return "adapters with biases are not supported yet";
   return "it is no LoRA tensor of a known module";
@@ -65,40 +68,75 @@ std::map<std::string, ModuleAddress> module_addresses(const ModelConfig& config)
   return addresses;
 }
 
-void check_shape(const TensorView& tensor, int64_t rows, int64_t cols, const std::string& where) {
-  const bool readable =
-      tensor.dtype == DType::kF32 || tensor.dtype == DType::kF16 || tensor.dtype == DType::kBf16;
-  if (!readable) {
-    fail(ErrorCode::kUnsupported, "{}: dtype {} is not supported in adapters; use F32, F16 or BF16", where,
-         dtype_name(tensor.dtype));
-  }
-  if (tensor.shape != std::vector<int64_t>{rows, cols}) {
-    fail(ErrorCode::kDataCorrupt, "{}: shape [{}] does not fit this base model, which wants [{}, {}]", where,
-         fmt::join(tensor.shape, ", "), rows, cols);
-  }
+void check_dtype(const TensorView& tensor, const std::string& where) {
+  if (tensor.dtype == DType::kF32 || tensor.dtype == DType::kF16 || tensor.dtype == DType::kBf16) return;
+  fail(ErrorCode::kUnsupported, "{}: dtype {} is not supported in adapters; use F32, F16 or BF16", where,
+       dtype_name(tensor.dtype));
 }
 
-void check_finite(const TensorView& tensor, std::string_view what, const std::string& where) {
+void check_shape(const TensorView& tensor, int64_t rows, int64_t cols, const std::string& where) {
+  if (tensor.shape == std::vector<int64_t>{rows, cols}) return;
+  fail(ErrorCode::kDataCorrupt, "{}: shape [{}] does not fit this base model, which wants [{}, {}]", where,
+       fmt::join(tensor.shape, ", "), rows, cols);
+}
+
+/// The two tensors of one module.
+struct FoundPair {
+  const TensorView* a = nullptr;
+  const TensorView* b = nullptr;
+};
+
+/// The pair's rank, after checking that both tensors are there, agree with it and fit the module.
+int64_t check_pair(const FoundPair& pair, const LinearModule& module, int64_t config_rank,
+                   const std::string& where) {
+  if (pair.a == nullptr || pair.b == nullptr)
+    fail(ErrorCode::kDataCorrupt, "{}: {} is missing", where, pair.a == nullptr ? "lora_A" : "lora_B");
+  check_dtype(*pair.a, where + ".lora_A");
+  check_dtype(*pair.b, where + ".lora_B");
+  if (pair.a->dtype != pair.b->dtype)
+    fail(ErrorCode::kUnsupported, "{}: lora_A and lora_B differ in dtype", where);
+  const int64_t rank = pair.a->shape.empty() ? 0 : pair.a->shape.front();
+  if (rank != config_rank) {
+    fail(ErrorCode::kDataCorrupt, "{}.lora_A has rank {}, but adapter_config.json says {}", where, rank,
+         config_rank);
+  }
+  check_shape(*pair.a, rank, module.k, where + ".lora_A");
+  check_shape(*pair.b, module.n_count, rank, where + ".lora_B");
+  return rank;
+}
+
+void check_targets(const TargetModules& targets, const std::map<std::string, ModuleAddress>& addresses,
+                   const std::string& where) {
+  const bool any = std::any_of(addresses.begin(), addresses.end(),
+                               [&](const auto& entry) { return targets.matches(entry.first); });
+  if (any) return;
+  fail(ErrorCode::kUnsupported,
+       "{}: target_modules {} names no linear layer of this base model; known: q_proj, k_proj, v_proj, "
+       "o_proj, "
+       "gate_proj, up_proj, down_proj",
+       where, targets.text);
+}
+
+void check_finite(const TensorView& tensor, const std::string& where) {
   const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
+  const size_t row_bytes = dtype_row_bytes(tensor.dtype, cols);
   std::vector<float> row(static_cast<size_t>(cols));
   for (int64_t r = 0; r < rows; ++r) {
-    dequantize_row(tensor.dtype,
-                   tensor.data.data() + static_cast<size_t>(r) * dtype_row_bytes(tensor.dtype, cols), cols,
-                   row.data());
+    dequantize_row(tensor.dtype, tensor.data.data() + static_cast<size_t>(r) * row_bytes, cols, row.data());
     for (const float value : row) {
-      if (!std::isfinite(value)) fail(ErrorCode::kDataCorrupt, "{}: {} holds NaN or infinity", where, what);
+      if (!std::isfinite(value)) fail(ErrorCode::kDataCorrupt, "{} holds NaN or infinity", where);
     }
   }
 }
 
 fs::path weights_path(const fs::path& folder) {
   const fs::path path = folder / "adapter_model.safetensors";
-  if (!fs::exists(path) && fs::exists(folder / "adapter_model.bin")) {
+  if (!path_exists(path) && path_exists(folder / "adapter_model.bin")) {
     fail(ErrorCode::kUnsupported,
          "{}: adapter_model.bin is pickled and not read; convert it to adapter_model.safetensors",
          folder.string());
   }
-  if (!fs::exists(path)) fail(ErrorCode::kNotFound, "No adapter found for {}", folder.string());
+  if (!path_exists(path)) fail(ErrorCode::kNotFound, "No adapter found for {}", folder.string());
   return path;
 }
 
@@ -106,10 +144,10 @@ fs::path weights_path(const fs::path& folder) {
 
 AdapterFile::AdapterFile(const fs::path& folder, const ModelConfig& config)
     : folder_(folder), config_(config) {
-  if (!fs::exists(folder / "adapter_config.json"))
-    fail(ErrorCode::kNotFound, "No adapter found for {}", folder.string());
-  config_text_ = read_text_file(folder / "adapter_config.json", size_t{16} << 20);
-  const AdapterConfig peft = parse_adapter_config(config_text_, (folder / "adapter_config.json").string());
+  const fs::path config_path = folder / "adapter_config.json";
+  if (!path_exists(config_path)) fail(ErrorCode::kNotFound, "No adapter found for {}", folder.string());
+  config_text_ = read_text_file(config_path, kMaxConfigBytes);
+  const AdapterConfig peft = parse_adapter_config(config_text_, config_path.string());
   base_model_name_ = peft.base_model_name;
   tensors_ = std::make_unique<SafetensorsFile>(weights_path(folder));
   resolve_pairs(peft);
@@ -119,28 +157,27 @@ void AdapterFile::resolve_pairs(const AdapterConfig& peft) {
   const std::string file = tensors_->file().path().string();
   const auto addresses = module_addresses(config_);
   const auto modules = linear_modules(config_);
-  std::map<std::string, std::array<const TensorView*, 2>> found;  // module path -> A, B
+  if (peft.target_modules) check_targets(*peft.target_modules, addresses, folder_.string());
+
+  std::map<std::string, FoundPair> found;  // by module path
   for (const auto& [key, tensor] : tensors_->tensors()) {
     TensorKey parsed;
     if (!parse_key(key, parsed) || !addresses.contains(parsed.module_path)) {
       fail(ErrorCode::kUnsupported, "{}: tensor {} matches no module of the base model: {}", file, key,
            explain_foreign_tensor(key));
     }
-    found[parsed.module_path][parsed.is_a ? 0 : 1] = &tensor;
+    FoundPair& pair = found[parsed.module_path];
+    const TensorView*& slot = parsed.is_a ? pair.a : pair.b;
+    if (slot != nullptr) fail(ErrorCode::kDataCorrupt, "{}: tensor {} is there twice", file, key);
+    slot = &tensor;
   }
   if (found.empty()) fail(ErrorCode::kDataCorrupt, "{}: the adapter holds no LoRA tensors", file);
 
-  for (const auto& [path, tensors] : found) {
-    const std::string where = file + ": " + path;
-    if (tensors[0] == nullptr || tensors[1] == nullptr) {
-      fail(ErrorCode::kDataCorrupt, "{}: {} is missing", where, tensors[0] == nullptr ? "lora_A" : "lora_B");
-    }
+  for (const auto& [path, pair] : found) {
     const ModuleAddress address = addresses.at(path);
     const LinearModule& module = modules[static_cast<size_t>(address.module)];
-    const int64_t rank = peft.rank_of(path);
-    check_shape(*tensors[0], rank, module.k, where + ".lora_A");
-    check_shape(*tensors[1], module.n_count, rank, where + ".lora_B");
-    pairs_.push_back({address.layer, address.module, rank, peft.scale_of(path), *tensors[0], *tensors[1]});
+    const int64_t rank = check_pair(pair, module, peft.rank_of(path), file + ": " + path);
+    pairs_.push_back({address.layer, address.module, rank, peft.scale_of(path), *pair.a, *pair.b});
     max_rank_ = std::max(max_rank_, rank);
   }
   const auto order = [](const AdapterPair& pair) { return std::pair(pair.layer, pair.module); };
@@ -164,29 +201,33 @@ uint64_t AdapterFile::content_hash() const {
   return hash_bytes(tensors_->file().bytes(), seed);
 }
 
+LoraSource AdapterFile::lora_source(std::span<const AdapterPair> pairs_of_site) const {
+  const auto modules = linear_modules(config_);
+  const LinearModule& first = modules[static_cast<size_t>(pairs_of_site.front().module)];
+  LoraSource source{.k = first.k, .n = site_rows(config_, first.site), .pairs = {}};
+  for (const AdapterPair& pair : pairs_of_site) {
+    const LinearModule& module = modules[static_cast<size_t>(pair.module)];
+    const std::string where = folder_.string() + ": " + module_path(pair.layer, module);
+    check_finite(pair.a, where + ".lora_A");
+    check_finite(pair.b, where + ".lora_B");
+    source.pairs.push_back({module.n_begin, module.n_count, pair.rank, pair.scale, pair.a.data.data(),
+                            pair.b.data.data(), pair.a.dtype});
+  }
+  return source;
+}
+
+// Pairs are sorted by layer and module, so those of one fused linear stand next to each other.
 std::unique_ptr<Adapter> AdapterFile::load(Backend& backend, DType dtype) const {
   const auto modules = linear_modules(config_);
+  const auto place = [&](const AdapterPair& pair) {
+    return std::pair(pair.layer, modules[static_cast<size_t>(pair.module)].site);
+  };
   auto adapter = std::make_unique<Adapter>(config_.num_layers);
-  for (size_t begin = 0; begin < pairs_.size();) {
-    const int layer = pairs_[begin].layer;
-    const Site site = modules[static_cast<size_t>(pairs_[begin].module)].site;
-    LoraSource source{.k = modules[static_cast<size_t>(pairs_[begin].module)].k,
-                      .n = site_rows(config_, site),
-                      .pairs = {}};
-    size_t end = begin;
-    for (; end < pairs_.size() && pairs_[end].layer == layer; ++end) {
-      const AdapterPair& pair = pairs_[end];
-      const LinearModule& module = modules[static_cast<size_t>(pair.module)];
-      if (module.site != site) break;
-      const std::string where = folder_.string() + ": " + module_path(layer, module);
-      check_finite(pair.a, "lora_A", where);
-      check_finite(pair.b, "lora_B", where);
-      if (pair.a.dtype != pair.b.dtype)
-        fail(ErrorCode::kUnsupported, "{}: lora_A and lora_B differ in dtype", where);
-      source.pairs.push_back({module.n_begin, module.n_count, pair.rank, pair.scale, pair.a.data.data(),
-                              pair.b.data.data(), pair.a.dtype});
-    }
-    adapter->set(layer, site, backend.pack_lora(source, dtype));
+  for (auto begin = pairs_.begin(); begin != pairs_.end();) {
+    const auto [layer, site] = place(*begin);
+    const auto end = std::find_if(
+        begin, pairs_.end(), [&, at = place(*begin)](const AdapterPair& pair) { return place(pair) != at; });
+    adapter->set(layer, site, backend.pack_lora(lora_source({begin, end}), dtype));
     begin = end;
   }
   return adapter;

@@ -50,6 +50,7 @@ class AdapterFile {
 
  private:
   void resolve_pairs(const AdapterConfig& peft);
+  LoraSource lora_source(std::span<const AdapterPair> pairs_of_site) const;
 
   std::filesystem::path folder_;
   std::string config_text_;

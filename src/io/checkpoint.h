@@ -44,6 +44,10 @@ class Checkpoint {
   /// Adds the rows of the HF-named tensor to `source` (undoing GGUF's q/k permutation). 1-D tensors are one
   /// row. Throws kDataCorrupt when the tensor is missing or its shape is not rows × cols.
   virtual void append_rows(const TensorSpec& spec, WeightSource& source) const = 0;
+
+  /// Gives the memory of weights read so far back to the system; they are read again when touched again. Any
+  /// thread.
+  virtual void drop_pages() const = 0;
 };
 
 /// What to hold the weights in. kNative: GGUF block formats stay as they are stored; HF weights become bf16.

@@ -11,6 +11,9 @@ namespace {
 
 constexpr uint64_t kDefaultAlignment = 32;
 constexpr uint64_t kMaxDimensions = 4;
+constexpr uint64_t kMaxExtent = uint64_t{1} << 40;
+constexpr uint64_t kLeastKeyValue = 13;    // empty key, type, one byte
+constexpr uint64_t kLeastTensorInfo = 32;  // empty name, rank, one extent, type, offset
 
 enum class ValueType : uint32_t {
   kU8,
@@ -34,6 +37,7 @@ struct TensorType {
   std::optional<DType> dtype;  // empty: known by name, not readable
 };
 
+// ggml.h's enum ggml_type.
 constexpr TensorType kTensorTypes[] = {
     {0, "F32", DType::kF32},
     {1, "F16", DType::kF16},
@@ -49,9 +53,24 @@ constexpr TensorType kTensorTypes[] = {
     {13, "Q5_K", {}},
     {14, "Q6_K", {}},
     {15, "Q8_K", {}},
+    {16, "IQ2_XXS", {}},
+    {17, "IQ2_XS", {}},
+    {18, "IQ3_XXS", {}},
+    {19, "IQ1_S", {}},
     {20, "IQ4_NL", {}},
+    {21, "IQ3_S", {}},
+    {22, "IQ2_S", {}},
     {23, "IQ4_XS", {}},
+    {24, "I8", {}},
+    {25, "I16", {}},
+    {26, "I32", {}},
+    {27, "I64", {}},
+    {28, "F64", {}},
+    {29, "IQ1_M", {}},
     {30, "BF16", DType::kBf16},
+    {34, "TQ1_0", {}},
+    {35, "TQ2_0", {}},
+    {39, "MXFP4", {}},
 };
 
 /// A cursor over the file that never reads past its end.
@@ -183,16 +202,16 @@ TensorInfo read_tensor_info(Reader& reader, const std::string& file) {
     reader.corrupt("tensor " + info.name + " has a strange rank");
   for (uint32_t i = 0; i < dimensions; ++i) {
     const auto extent = reader.number<uint64_t>();
-    if (extent == 0 || extent > (uint64_t{1} << 40))
-      reader.corrupt("tensor " + info.name + " has a strange shape");
-    info.view.shape.insert(info.view.shape.begin(),
-                           static_cast<int64_t>(extent));  // GGUF lists the innermost first
+    if (extent == 0 || extent > kMaxExtent) reader.corrupt("tensor " + info.name + " has a strange shape");
+    // GGUF lists the innermost first.
+    info.view.shape.insert(info.view.shape.begin(), static_cast<int64_t>(extent));
   }
   info.view.dtype = readable_type(reader.number<uint32_t>(), info.name, file);
   info.offset = reader.number<uint64_t>();
   return info;
 }
 
+/// Throws unless the tensor is whole blocks and `limit` bytes hold it.
 uint64_t tensor_bytes(const TensorInfo& info, const Reader& reader, uint64_t limit) {
   const int64_t inner = info.view.shape.back();
   if (inner % dtype_block_size(info.view.dtype) != 0)
@@ -204,6 +223,23 @@ uint64_t tensor_bytes(const TensorInfo& info, const Reader& reader, uint64_t lim
     bytes *= extent;
   }
   return bytes;
+}
+
+uint64_t read_alignment(const GgufFile& gguf, const Reader& reader) {
+  const int64_t* stated = gguf.find<int64_t>("general.alignment");
+  const uint64_t alignment = stated == nullptr ? kDefaultAlignment : static_cast<uint64_t>(*stated);
+  if (alignment == 0 || alignment % 8 != 0 || alignment > 65536)
+    reader.corrupt("general.alignment is not a multiple of 8 up to 65536");
+  return alignment;
+}
+
+void place_tensor(TensorInfo& info, std::span<const std::byte> data, uint64_t alignment,
+                  const Reader& reader) {
+  const uint64_t size = tensor_bytes(info, reader, data.size());
+  if (info.offset % alignment != 0) reader.corrupt("tensor " + info.name + " is not aligned");
+  if (info.offset > data.size() || size > data.size() - info.offset)
+    reader.corrupt("tensor " + info.name + " runs past the end of the file");
+  info.view.data = data.subspan(info.offset, size);
 }
 
 }  // namespace
@@ -219,7 +255,7 @@ GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) {
   const auto version = reader.number<uint32_t>();
   if (version != 2 && version != 3)
     fail(ErrorCode::kUnsupported, "{}: GGUF version {}; known: 2 and 3", name, version);
-  const uint64_t tensor_count = reader.count(24), value_count = reader.count(13);
+  const uint64_t tensor_count = reader.count(kLeastTensorInfo), value_count = reader.count(kLeastKeyValue);
   for (uint64_t i = 0; i < value_count; ++i) {
     std::string key = reader.string();
     metadata_[std::move(key)] = reader.value();
@@ -227,19 +263,14 @@ GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) {
   std::vector<TensorInfo> infos;
   for (uint64_t i = 0; i < tensor_count; ++i) infos.push_back(read_tensor_info(reader, name));
 
-  const int64_t* stated = find<int64_t>("general.alignment");
-  const uint64_t alignment = stated == nullptr ? kDefaultAlignment : static_cast<uint64_t>(*stated);
-  if (alignment == 0 || alignment > 65536) reader.corrupt("general.alignment is strange");
+  const uint64_t alignment = read_alignment(*this, reader);
   const uint64_t start = (reader.position() + alignment - 1) / alignment * alignment;
   if (start > bytes.size()) reader.corrupt("it holds no tensor data");
   const auto data = bytes.subspan(start);
   for (TensorInfo& info : infos) {
-    const uint64_t size = tensor_bytes(info, reader, data.size());
-    if (info.offset > data.size() || size > data.size() - info.offset) {
-      reader.corrupt("tensor " + info.name + " runs past the end of the file");
-    }
-    info.view.data = data.subspan(info.offset, size);
-    tensors_.emplace(std::move(info.name), std::move(info.view));
+    place_tensor(info, data, alignment, reader);
+    if (!tensors_.emplace(info.name, std::move(info.view)).second)
+      reader.corrupt("tensor " + info.name + " is there twice");
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <string_view>
 #include <vector>
 
@@ -40,21 +41,29 @@ Json split_then_bytes(std::string_view regex) {
        byte_level(false)});
 }
 
-/// What tokenizer.ggml.pre stands for.
+Json bytes_only() {
+  return byte_level(true);
+}
+Json llama3_split() {
+  return split_then_bytes(kLlama3Regex);
+}
+Json qwen2_split() {
+  return split_then_bytes(kQwen2Regex);
+}
+
+/// What tokenizer.ggml.pre stands for (llama.cpp's llama_vocab::impl::load). A new one is a new row.
 struct PreTokenizerRow {
   std::string_view name;
   Json (*make)();
   bool nfc;
   bool ignore_merges;
+  bool add_bos;  // where the file does not say
 };
 
-const PreTokenizerRow kPreTokenizers[] = {
-    {"smollm", digits_then_bytes, false, false},
-    {"gpt-2", [] { return byte_level(true); }, false, false},
-    {"default", [] { return byte_level(true); }, false, false},
-    {"llama-bpe", [] { return split_then_bytes(kLlama3Regex); }, false, true},
-    {"llama3", [] { return split_then_bytes(kLlama3Regex); }, false, true},
-    {"qwen2", [] { return split_then_bytes(kQwen2Regex); }, true, false},
+constexpr PreTokenizerRow kPreTokenizers[] = {
+    {"smollm", digits_then_bytes, false, false, false}, {"gpt-2", bytes_only, false, false, false},
+    {"default", bytes_only, false, false, false},       {"llama-bpe", llama3_split, false, true, true},
+    {"llama3", llama3_split, false, true, true},        {"qwen2", qwen2_split, true, false, false},
 };
 
 const PreTokenizerRow& find_pre_tokenizer(const std::string& name, const std::string& file) {
@@ -110,53 +119,67 @@ Json bpe_model(const std::vector<std::string>& tokens, const std::vector<std::st
           {"merges", merges}};
 }
 
+Json added_tokens(const GgufFile& gguf, const std::vector<std::string>& tokens) {
+  Json added = Json::array();
+  const auto* types = gguf.find<std::vector<int64_t>>("tokenizer.ggml.token_type");
+  for (size_t id = 0; types != nullptr && id < std::min(types->size(), tokens.size()); ++id) {
+    const int64_t type = (*types)[id];
+    if (type == kTypeControl || type == kTypeUserDefined)
+      added.push_back(added_token(static_cast<int64_t>(id), tokens[id], type == kTypeControl));
+  }
+  return added;
+}
+
+const std::vector<std::string>& read_tokens(const GgufFile& gguf, int vocab_size) {
+  const auto& tokens = gguf.get<std::vector<std::string>>("tokenizer.ggml.tokens");
+  if (tokens.size() > static_cast<size_t>(vocab_size)) {
+    fail(ErrorCode::kDataCorrupt, "{}: {} tokens, but the model's vocabulary has {}",
+         gguf.file().path().string(), tokens.size(), vocab_size);
+  }
+  return tokens;
+}
+
+std::string to_text(const Json& json) {
+  return json.dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
 }  // namespace
 
-void read_gguf_tokenizer(const GgufFile& gguf, TextAssets& text) {
+void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text) {
   const std::string file = gguf.file().path().string();
-  const std::string* kind = gguf.find<std::string>("tokenizer.ggml.model");
   if (const std::string* source = gguf.find<std::string>("tokenizer.chat_template"))
     text.chat_template = *source;
+  const std::string* kind = gguf.find<std::string>("tokenizer.ggml.model");
   if (kind == nullptr) return;
   if (*kind != "gpt2")
     fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported; known: gpt2", file, *kind);
 
-  const auto& tokens = gguf.get<std::vector<std::string>>("tokenizer.ggml.tokens");
-  const auto& merges = gguf.get<std::vector<std::string>>("tokenizer.ggml.merges");
-  const auto* types = gguf.find<std::vector<int64_t>>("tokenizer.ggml.token_type");
+  const auto& tokens = read_tokens(gguf, vocab_size);
   const std::string* pre = gguf.find<std::string>("tokenizer.ggml.pre");
   const PreTokenizerRow& row = find_pre_tokenizer(pre == nullptr ? "default" : *pre, file);
   text.bos_token = named_token(gguf, tokens, "tokenizer.ggml.bos_token_id");
   text.eos_token = named_token(gguf, tokens, "tokenizer.ggml.eos_token_id");
-
-  Json added = Json::array();
-  for (size_t id = 0; types != nullptr && id < std::min(types->size(), tokens.size()); ++id) {
-    const int64_t type = (*types)[id];
-    if (type == kTypeControl || type == kTypeUserDefined) {
-      added.push_back(added_token(static_cast<int64_t>(id), tokens[id], type == kTypeControl));
-    }
-  }
   const bool* add_bos = gguf.find<bool>("tokenizer.ggml.add_bos_token");
-  const bool with_bos = add_bos != nullptr && *add_bos && !text.bos_token.empty();
-  const Json tokenizer = {
+  const bool with_bos = (add_bos == nullptr ? row.add_bos : *add_bos) && !text.bos_token.empty();
+
+  text.tokenizer_json = to_text({
       {"version", "1.0"},
       {"truncation", nullptr},
       {"padding", nullptr},
-      {"added_tokens", std::move(added)},
+      {"added_tokens", added_tokens(gguf, tokens)},
       {"normalizer", row.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
       {"pre_tokenizer", row.make()},
       {"post_processor", with_bos
                              ? bos_processor(text.bos_token, gguf.get<int64_t>("tokenizer.ggml.bos_token_id"))
-                             : byte_level(true)},
+                             : Json(nullptr)},
       {"decoder", byte_level(true)},
-      {"model", bpe_model(tokens, merges, row.ignore_merges)},
-  };
-  text.tokenizer_json = tokenizer.dump(-1, ' ', false, Json::error_handler_t::replace);
-
+      {"model",
+       bpe_model(tokens, gguf.get<std::vector<std::string>>("tokenizer.ggml.merges"), row.ignore_merges)},
+  });
   Json config = {{"add_bos_token", with_bos}, {"tokenizer_class", "PreTrainedTokenizerFast"}};
   if (!text.bos_token.empty()) config["bos_token"] = text.bos_token;
   if (!text.eos_token.empty()) config["eos_token"] = text.eos_token;
-  text.tokenizer_config_json = config.dump(-1, ' ', false, Json::error_handler_t::replace);
+  text.tokenizer_config_json = to_text(config);
 }
 
 }  // namespace polylora

@@ -7,7 +7,8 @@
 namespace polylora {
 
 /// Fills tokenizer_json, tokenizer_config_json, chat_template, bos/eos of `text` from tokenizer.ggml.*. A
-/// file without a vocabulary leaves them empty; an unknown vocabulary kind throws kUnsupported naming it.
-void read_gguf_tokenizer(const GgufFile& gguf, TextAssets& text);
+/// file without a vocabulary leaves them empty; an unknown vocabulary kind throws kUnsupported naming it,
+/// more tokens than the model's `vocab_size` kDataCorrupt.
+void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text);
 
 }  // namespace polylora

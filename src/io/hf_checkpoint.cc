@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <map>
-#include <utility>
+#include <set>
 #include <vector>
 
 #include "base/error.h"
@@ -16,14 +16,10 @@ namespace fs = std::filesystem;
 using nlohmann::json;
 
 std::string read_if_present(const fs::path& path) {
-  return fs::exists(path) ? read_text_file(path) : std::string();
+  return path_exists(path) ? read_text_file(path) : std::string();
 }
 
-json read_json_if_present(const fs::path& path) {
-  return fs::exists(path) ? read_json_file(path) : json::object();
-}
-
-/// A token in tokenizer_config.json is a string or an object with "content".
+/// A token is a string or an object with "content".
 std::string token_text(const json& config, const char* key) {
   if (!config.contains(key)) return {};
   const json& token = config.at(key);
@@ -51,12 +47,15 @@ TextAssets read_text_assets(const fs::path& folder) {
   TextAssets text;
   text.tokenizer_json = read_if_present(folder / "tokenizer.json");
   text.tokenizer_config_json = read_if_present(folder / "tokenizer_config.json");
-  const json tokenizer_config = read_json_if_present(folder / "tokenizer_config.json");
+  const json tokenizer_config = read_json_object_if_present(folder / "tokenizer_config.json");
+  const json special_tokens = read_json_object_if_present(folder / "special_tokens_map.json");
   text.chat_template = read_if_present(folder / "chat_template.jinja");
   if (text.chat_template.empty()) text.chat_template = embedded_chat_template(tokenizer_config);
-  text.bos_token = token_text(tokenizer_config, "bos_token");
-  text.eos_token = token_text(tokenizer_config, "eos_token");
-  text.generation_config = read_json_if_present(folder / "generation_config.json");
+  for (const json* source : {&tokenizer_config, &special_tokens}) {  // the older file fills what is missing
+    if (text.bos_token.empty()) text.bos_token = token_text(*source, "bos_token");
+    if (text.eos_token.empty()) text.eos_token = token_text(*source, "eos_token");
+  }
+  text.generation_config = read_json_object_if_present(folder / "generation_config.json");
   return text;
 }
 
@@ -64,7 +63,7 @@ class HfCheckpoint final : public Checkpoint {
  public:
   explicit HfCheckpoint(const fs::path& folder) : folder_(folder) {
     const fs::path config_path = folder / "config.json";
-    if (!fs::exists(config_path)) {
+    if (!path_exists(config_path)) {
       fail(ErrorCode::kNotFound, "{} has no config.json: it is not a Hugging Face model folder",
            folder.string());
     }
@@ -80,11 +79,15 @@ class HfCheckpoint final : public Checkpoint {
   const json& hf_config() const override { return hf_config_; }
   const TextAssets& text() const override { return text_; }
   std::string format_name() const override {
-    return fmt::format("safetensors {}", dtype_name(files_.front()->tensors().begin()->second.dtype));
+    return fmt::format("safetensors {}", dtype_name(tensors_.begin()->second->dtype));
   }
 
   void append_rows(const TensorSpec& spec, WeightSource& source) const override {
     const TensorView& tensor = find(spec.name);
+    if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBf16) {
+      fail(ErrorCode::kUnsupported, "{}: tensor {} is stored as {}; known: F32, F16, BF16", folder_.string(),
+           spec.name, dtype_name(tensor.dtype));
+    }
     const std::vector<int64_t> expected =
         spec.cols == 0 ? std::vector<int64_t>{spec.rows} : std::vector<int64_t>{spec.rows, spec.cols};
     if (tensor.shape != expected) {
@@ -99,6 +102,10 @@ class HfCheckpoint final : public Checkpoint {
     }
   }
 
+  void drop_pages() const override {
+    for (const auto& file : files_) file->file().drop_pages();
+  }
+
  private:
   const TensorView& find(const std::string& name) const {
     const auto found = tensors_.find(name);
@@ -109,30 +116,34 @@ class HfCheckpoint final : public Checkpoint {
 
   /// Generation stops on what generation_config.json names as well.
   void add_generation_eos() {
-    if (!text_.generation_config.is_object() || !text_.generation_config.contains("eos_token_id")) return;
-    const json& value = text_.generation_config["eos_token_id"];
-    for (const json& id : value.is_array() ? value : json::array({value})) {
-      if (!id.is_number_integer()) continue;
-      auto& ids = config_.eos_token_ids;
-      if (std::find(ids.begin(), ids.end(), id.get<int>()) == ids.end()) ids.push_back(id.get<int>());
+    if (!text_.generation_config.contains("eos_token_id")) return;
+    const std::string where = (folder_ / "generation_config.json").string() + ": 'eos_token_id'";
+    auto& ids = config_.eos_token_ids;
+    for (const int id : parse_token_ids(text_.generation_config["eos_token_id"], where)) {
+      if (std::find(ids.begin(), ids.end(), id) == ids.end()) ids.push_back(id);
     }
   }
 
   void open_shards() {
     const fs::path index_path = folder_ / "model.safetensors.index.json";
-    if (fs::exists(folder_ / "model.safetensors")) {
+    if (path_exists(folder_ / "model.safetensors")) {
       add_file("model.safetensors");
-    } else if (fs::exists(index_path)) {
+    } else if (path_exists(index_path)) {
       open_index(index_path);
     } else {
-      const bool pickled =
-          fs::exists(folder_ / "pytorch_model.bin") || fs::exists(folder_ / "pytorch_model.bin.index.json");
-      fail(pickled ? ErrorCode::kUnsupported : ErrorCode::kNotFound, "{} has no model.safetensors{}",
-           folder_.string(),
-           pickled ? " (pickled pytorch_model.bin files are not read; convert them to safetensors)" : "");
+      fail_without_weights();
     }
     if (tensors_.empty())
       fail(ErrorCode::kDataCorrupt, "{}: the checkpoint holds no tensors", folder_.string());
+  }
+
+  [[noreturn]] void fail_without_weights() const {
+    if (path_exists(folder_ / "pytorch_model.bin") || path_exists(folder_ / "pytorch_model.bin.index.json")) {
+      fail(ErrorCode::kUnsupported,
+           "{} holds pickled pytorch_model.bin files, which are not read; convert them to safetensors",
+           folder_.string());
+    }
+    fail(ErrorCode::kNotFound, "{} has no model.safetensors", folder_.string());
   }
 
   void open_index(const fs::path& index_path) {
@@ -140,22 +151,34 @@ class HfCheckpoint final : public Checkpoint {
     if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
       fail(ErrorCode::kDataCorrupt, "{}: 'weight_map' is missing", index_path.string());
     }
-    std::vector<std::string> shards;
+    std::set<std::string> shards;
     for (const auto& [tensor, shard] : index["weight_map"].items()) {
-      if (!shard.is_string() || fs::path(shard.get<std::string>()).filename() != shard.get<std::string>()) {
+      if (!shard.is_string() || !is_plain_file_name(shard.get<std::string>())) {
         fail(ErrorCode::kDataCorrupt, "{}: the shard of {} must be a file name in the same folder",
              index_path.string(), tensor);
       }
-      shards.push_back(shard);
+      shards.insert(shard.get<std::string>());
     }
-    std::sort(shards.begin(), shards.end());
-    shards.erase(std::unique(shards.begin(), shards.end()), shards.end());
-    for (const std::string& shard : shards) add_file(shard);
+    for (const std::string& shard : shards) {
+      if (!path_exists(folder_ / shard)) {
+        fail(ErrorCode::kNotFound, "{}: the shard {} is missing (download incomplete?)", folder_.string(),
+             shard);
+      }
+      add_file(shard);
+    }
+  }
+
+  /// An index must not reach outside its folder.
+  static bool is_plain_file_name(const std::string& name) {
+    return !name.empty() && name != "." && name != ".." && fs::path(name).filename() == name;
   }
 
   void add_file(const std::string& name) {
     files_.push_back(std::make_unique<SafetensorsFile>(folder_ / name));
-    for (const auto& [tensor, view] : files_.back()->tensors()) tensors_[tensor] = &view;
+    for (const auto& [tensor, view] : files_.back()->tensors()) {
+      if (!tensors_.emplace(tensor, &view).second)
+        fail(ErrorCode::kDataCorrupt, "{}: tensor {} is in two shards", folder_.string(), tensor);
+    }
   }
 
   fs::path folder_;

@@ -23,11 +23,11 @@ bool is_block_dtype(DType dtype) {
   return dtype_block_size(dtype) > 1;
 }
 
-/// HF weights become bf16 whatever they are stored in; GGUF's blocks keep their width.
+/// GGUF's blocks keep their width; plain floats, alone or fused with blocks, become bf16.
 WeightFormat native_or_bf16(const WeightSource& source) {
-  const bool any_block = std::any_of(source.rows.begin(), source.rows.end(),
-                                     [](const WeightSource::Row& row) { return is_block_dtype(row.dtype); });
-  return any_block ? native_format(source) : WeightFormat::kBf16;
+  const bool all_blocks = std::all_of(source.rows.begin(), source.rows.end(),
+                                      [](const WeightSource::Row& row) { return is_block_dtype(row.dtype); });
+  return all_blocks ? native_format(source) : WeightFormat::kBf16;
 }
 
 WeightFormat choose_format(const WeightSource& source, WeightPolicy policy, bool is_embedding) {
@@ -122,41 +122,61 @@ class ModelPlan {
   std::vector<WeightSource> sites_;  // [layer][site]
 };
 
-/// Packs on a few threads: packing is bound by page faults on both sides, which overlap well.
+size_t stored_bytes(const WeightSource& source) {
+  size_t bytes = 0;
+  for (const WeightSource::Row& row : source.rows) bytes += dtype_row_bytes(row.dtype, source.cols);
+  return bytes;
+}
+
+/// Packs on a few threads: packing is bound by page faults on both sides, which overlap well. Pages of the
+/// checkpoint that were read are given back every now and then, so that resident memory stays near what the
+/// packed weights take.
 class JobRunner {
  public:
-  JobRunner(Backend& backend, std::vector<PackJob> jobs, const ProgressFn& progress)
-      : backend_(backend), jobs_(std::move(jobs)), progress_(progress) {}
+  JobRunner(const Checkpoint& checkpoint, Backend& backend, std::vector<PackJob> jobs,
+            const ProgressFn& progress)
+      : checkpoint_(checkpoint), backend_(backend), jobs_(std::move(jobs)), progress_(progress) {}
 
   void run() {
     const unsigned helpers = std::min(7u, std::max(1u, std::thread::hardware_concurrency()) - 1);
-    std::vector<std::thread> threads;
-    for (unsigned i = 0; i < helpers; ++i) threads.emplace_back([this] { work(false); });
-    work(true);
-    for (std::thread& thread : threads) thread.join();
+    {
+      std::vector<std::jthread> threads;  // joined here, also when the progress callback throws
+      for (unsigned i = 0; i < helpers; ++i) threads.emplace_back([this] { work(false); });
+      work(true);
+    }
+    checkpoint_.drop_pages();
     if (error_) std::rethrow_exception(error_);
   }
 
  private:
+  static constexpr size_t kDropEvery = size_t{256} << 20;
+
   void work(bool reports) {
     for (size_t i = next_++; i < jobs_.size() && !failed_; i = next_++) {
-      try {
-        *jobs_[i].target = backend_.pack_weight(jobs_[i].source, jobs_[i].format);
-      } catch (...) {
-        const std::lock_guard lock(mutex_);
-        failed_ = true;
-        if (!error_) error_ = std::current_exception();
-      }
+      pack(jobs_[i]);
       ++done_;
       if (reports && progress_)
         progress_("loading weights", static_cast<double>(done_) / static_cast<double>(jobs_.size()));
     }
   }
 
+  void pack(PackJob& job) {
+    try {
+      *job.target = backend_.pack_weight(job.source, job.format);
+      const size_t bytes = stored_bytes(job.source), before = read_bytes_.fetch_add(bytes);
+      if (before / kDropEvery != (before + bytes) / kDropEvery) checkpoint_.drop_pages();
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      failed_ = true;
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+
+  const Checkpoint& checkpoint_;
   Backend& backend_;
   std::vector<PackJob> jobs_;
   const ProgressFn& progress_;
-  std::atomic<size_t> next_ = 0, done_ = 0;
+  std::atomic<size_t> next_ = 0, done_ = 0, read_bytes_ = 0;
   std::atomic<bool> failed_ = false;
   std::mutex mutex_;
   std::exception_ptr error_;
@@ -168,7 +188,7 @@ std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, Backend& backend
                                   const ProgressFn& progress) {
   auto model = std::make_unique<Model>();
   ModelPlan plan(checkpoint, *model);
-  JobRunner(backend, plan.take_jobs(policy), progress).run();
+  JobRunner(checkpoint, backend, plan.take_jobs(policy), progress).run();
   return model;
 }
 

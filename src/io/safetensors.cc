@@ -26,35 +26,39 @@ std::optional<DType> parse_dtype_name(std::string_view name) {
 
 /// Reads an unsigned integer that a hostile header may have made negative, fractional or absurd.
 uint64_t parse_count(const json& value, const std::string& where) {
-  if (!value.is_number_unsigned())
-    fail(ErrorCode::kDataCorrupt, "{}: expected a non-negative integer", where);
+  constexpr uint64_t kLimit = uint64_t{1} << 62;  // shapes are int64 from here on
+  if (!value.is_number_unsigned() || value.get<uint64_t>() > kLimit)
+    fail(ErrorCode::kDataCorrupt, "{}: shape and data_offsets must be sensible non-negative integers", where);
   return value.get<uint64_t>();
 }
 
-TensorView parse_tensor(const json& entry, std::span<const std::byte> data, const std::string& where) {
-  if (!entry.is_object() || !entry.contains("dtype") || !entry.contains("shape") ||
-      !entry.contains("data_offsets")) {
-    fail(ErrorCode::kDataCorrupt, "{}: expected dtype, shape and data_offsets", where);
-  }
-  const json &dtype = entry["dtype"], &shape = entry["shape"], &offsets = entry["data_offsets"];
-  if (!dtype.is_string() || !shape.is_array() || !offsets.is_array() || offsets.size() != 2) {
-    fail(ErrorCode::kDataCorrupt, "{}: malformed dtype, shape or data_offsets", where);
-  }
-  const auto known = parse_dtype_name(dtype.get<std::string>());
-  if (!known) fail(ErrorCode::kUnsupported, "{}: dtype {} is not supported", where, dtype.get<std::string>());
+const json& member(const json& entry, const char* key, json::value_t type, const std::string& where) {
+  if (!entry.is_object() || !entry.contains(key) || entry.at(key).type() != type)
+    fail(ErrorCode::kDataCorrupt, "{}: '{}' is missing or malformed", where, key);
+  return entry.at(key);
+}
 
-  TensorView view{.dtype = *known, .shape = {}, .data = {}};
-  uint64_t elements = 1;
-  for (const json& extent : shape) {
+DType parse_dtype(const json& entry, const std::string& where) {
+  const std::string name = member(entry, "dtype", json::value_t::string, where);
+  const auto dtype = parse_dtype_name(name);
+  if (!dtype) fail(ErrorCode::kUnsupported, "{}: dtype {} is not supported", where, name);
+  return *dtype;
+}
+
+TensorView parse_tensor(const json& entry, std::span<const std::byte> data, const std::string& where) {
+  TensorView view{.dtype = parse_dtype(entry, where), .shape = {}, .data = {}};
+  uint64_t bytes = static_cast<uint64_t>(dtype_block_bytes(view.dtype));
+  for (const json& extent : member(entry, "shape", json::value_t::array, where)) {
     const uint64_t count = parse_count(extent, where);
-    if (count != 0 && elements > data.size() / count + 1)
-      fail(ErrorCode::kDataCorrupt, "{}: shape too large", where);
-    elements *= count;
+    if (count != 0 && bytes > data.size() / count)
+      fail(ErrorCode::kDataCorrupt, "{}: larger than the file (damaged or cut short?)", where);
+    bytes *= count;
     view.shape.push_back(static_cast<int64_t>(count));
   }
+  const json& offsets = member(entry, "data_offsets", json::value_t::array, where);
+  if (offsets.size() != 2) fail(ErrorCode::kDataCorrupt, "{}: 'data_offsets' must be [begin, end]", where);
   const uint64_t begin = parse_count(offsets[0], where), end = parse_count(offsets[1], where);
-  const auto element_bytes = static_cast<uint64_t>(dtype_block_bytes(*known));
-  if (begin > end || end > data.size() || end - begin != elements * element_bytes) {
+  if (begin > end || end > data.size() || end - begin != bytes) {
     fail(ErrorCode::kDataCorrupt,
          "{}: data_offsets [{}, {}] do not fit the shape and the file (damaged or cut short?)", where, begin,
          end);
@@ -64,17 +68,18 @@ TensorView parse_tensor(const json& entry, std::span<const std::byte> data, cons
 }
 
 void check_no_overlap(const std::map<std::string, TensorView>& tensors, const std::string& file) {
-  std::vector<std::pair<const std::byte*, const std::pair<const std::string, TensorView>*>> starts;
-  for (const auto& tensor : tensors) {
-    if (!tensor.second.data.empty()) starts.emplace_back(tensor.second.data.data(), &tensor);
+  using Named = std::pair<const std::string, TensorView>;
+  std::vector<const Named*> by_address;
+  for (const Named& tensor : tensors) {
+    if (!tensor.second.data.empty()) by_address.push_back(&tensor);
   }
-  std::sort(starts.begin(), starts.end());
-  for (size_t i = 1; i < starts.size(); ++i) {
-    const auto& before = *starts[i - 1].second;
-    if (before.second.data.data() + before.second.data.size() > starts[i].first) {
-      fail(ErrorCode::kDataCorrupt, "{}: tensors {} and {} overlap", file, before.first,
-           starts[i].second->first);
-    }
+  std::sort(by_address.begin(), by_address.end(),
+            [](const Named* a, const Named* b) { return a->second.data.data() < b->second.data.data(); });
+  for (size_t i = 1; i < by_address.size(); ++i) {
+    const auto& [name, view] = *by_address[i - 1];
+    const auto& [next_name, next] = *by_address[i];
+    if (view.data.data() + view.data.size() > next.data.data())
+      fail(ErrorCode::kDataCorrupt, "{}: tensors {} and {} overlap", file, name, next_name);
   }
 }
 
@@ -92,7 +97,7 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
          header_bytes);
   }
   const auto* text = reinterpret_cast<const char*>(bytes.data()) + sizeof header_bytes;
-  const json header = parse_json({text, header_bytes}, name);
+  const json header = parse_json_unique({text, header_bytes}, name);
   if (!header.is_object()) fail(ErrorCode::kDataCorrupt, "{}: the header is not a JSON object", name);
   const auto data = bytes.subspan(sizeof header_bytes + header_bytes);
   for (const auto& [key, entry] : header.items()) {
@@ -106,8 +111,11 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   check_no_overlap(tensors_, name);
 }
 
-void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorView>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+namespace {
+
+/// The JSON header, padded with spaces so that the data begins on 8 bytes.
+std::string make_header(const std::map<std::string, TensorView>& tensors,
+                        const std::map<std::string, std::string>& metadata) {
   json header = json::object();
   if (!metadata.empty()) header["__metadata__"] = metadata;
   uint64_t offset = 0;
@@ -119,13 +127,21 @@ void write_safetensors(const std::filesystem::path& path, const std::map<std::st
   }
   std::string text = header.dump();
   text.append((8 - text.size() % 8) % 8, ' ');
-  const uint64_t length = text.size();
+  return text;
+}
+
+}  // namespace
+
+void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorView>& tensors,
+                       const std::map<std::string, std::string>& metadata) {
   const auto as_text = [](const void* data, size_t size) {
     return std::string_view(static_cast<const char*>(data), size);
   };
+  const std::string header = make_header(tensors, metadata);
+  const uint64_t header_bytes = header.size();
   AtomicFile file(path);
-  file.write(as_text(&length, sizeof length));
-  file.write(text);
+  file.write(as_text(&header_bytes, sizeof header_bytes));
+  file.write(header);
   for (const auto& [name, tensor] : tensors) file.write(as_text(tensor.data.data(), tensor.data.size()));
   file.commit();
 }

@@ -2,7 +2,6 @@
 
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <nlohmann/json.hpp>
@@ -32,6 +31,9 @@ constexpr ArchitectureRow kArchitectures[] = {
     {"llama", true, true, false, 10000.0, 1e-6f},
 };
 
+constexpr int kMaxWidth = 1 << 28;  // keeps the fused widths inside int and every matrix inside int64
+constexpr int kMaxLayers = 4096;    // bounds what a hostile config makes the loader allocate
+
 /// Reads typed keys out of one JSON object and says which file and key is wrong.
 class ConfigReader {
  public:
@@ -39,23 +41,22 @@ class ConfigReader {
 
   bool has(const char* key) const { return object_.contains(key) && !object_.at(key).is_null(); }
 
-  int positive_int(const char* key, std::optional<int> fallback = {}) const {
-    if (!has(key)) {
-      if (fallback) return *fallback;
-      fail(ErrorCode::kDataCorrupt, "{}: the key '{}' is missing", where_, key);
-    }
+  /// From 1 to `limit`; required unless there is a fallback.
+  int positive_int(const char* key, std::optional<int> fallback = {}, int limit = kMaxWidth) const {
+    if (!has(key)) return or_missing(key, fallback);
     const json& value = object_.at(key);
-    constexpr int64_t kLimit = 1 << 30;  // keeps every product of two widths inside int64
-    if (!value.is_number_integer() || value.get<int64_t>() <= 0 || value.get<int64_t>() > kLimit) {
-      fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a positive integer below 2^30", where_, key);
+    if (!value.is_number_integer() || value.get<int64_t>() < 1 || value.get<int64_t>() > limit) {
+      fail(ErrorCode::kDataCorrupt, "{}: '{}' must be an integer from 1 to {}", where_, key, limit);
     }
     return value.get<int>();
   }
 
-  double positive_number(const char* key, double fallback) const {
-    if (!has(key)) return fallback;
+  /// Positive and representable in f32, in which everything is computed; required unless there is a fallback.
+  double positive_number(const char* key, std::optional<double> fallback = {}) const {
+    if (!has(key)) return or_missing(key, fallback);
     const json& value = object_.at(key);
-    if (!value.is_number() || !(value.get<double>() > 0) || !std::isfinite(value.get<double>())) {
+    const float narrowed = value.is_number() ? static_cast<float>(value.get<double>()) : 0.0f;
+    if (!(narrowed > 0) || !std::isfinite(narrowed)) {
       fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a positive number", where_, key);
     }
     return value.get<double>();
@@ -81,9 +82,18 @@ class ConfigReader {
     return &object_.at(key);
   }
 
-  const json& raw(const char* key) const { return object_.at(key); }
+  std::vector<int> token_ids(const char* key) const {
+    return has(key) ? parse_token_ids(object_.at(key), fmt::format("{}: '{}'", where_, key))
+                    : std::vector<int>();
+  }
 
  private:
+  template <typename T>
+  T or_missing(const char* key, std::optional<T> fallback) const {
+    if (fallback) return *fallback;
+    fail(ErrorCode::kDataCorrupt, "{}: the key '{}' is missing", where_, key);
+  }
+
   const json& object_;
   std::string_view where_;
 };
@@ -101,17 +111,22 @@ RopeScaling parse_rope_scaling(const json& object, std::string_view where) {
   const std::string type = reader.text("rope_type", reader.text("type", "default"));
   RopeScaling scaling;
   if (type == "default") return scaling;
-  scaling.factor = reader.positive_number("factor", 1.0);
   if (type == "linear") {
     scaling.kind = RopeScaling::Kind::kLinear;
-  } else if (type == "llama3") {
-    scaling.kind = RopeScaling::Kind::kLlama3;
-    scaling.low_freq_factor = reader.positive_number("low_freq_factor", 1.0);
-    scaling.high_freq_factor = reader.positive_number("high_freq_factor", 4.0);
-    scaling.original_max_position_embeddings = reader.positive_int("original_max_position_embeddings", 8192);
-  } else {
+    scaling.factor = reader.positive_number("factor");
+    return scaling;
+  }
+  if (type != "llama3") {
     fail(ErrorCode::kUnsupported, "{}: rope scaling '{}' is not supported; known: default, linear, llama3",
          where, type);
+  }
+  scaling.kind = RopeScaling::Kind::kLlama3;
+  scaling.factor = reader.positive_number("factor");
+  scaling.low_freq_factor = reader.positive_number("low_freq_factor", 1.0);
+  scaling.high_freq_factor = reader.positive_number("high_freq_factor", 4.0);
+  scaling.original_max_position_embeddings = reader.positive_int("original_max_position_embeddings", 8192);
+  if (scaling.high_freq_factor <= scaling.low_freq_factor) {
+    fail(ErrorCode::kDataCorrupt, "{}: 'high_freq_factor' must be above 'low_freq_factor'", where);
   }
   return scaling;
 }
@@ -136,16 +151,14 @@ DType parse_dtype(const ConfigReader& reader) {
   return DType::kBf16;
 }
 
-std::vector<int> parse_token_ids(const ConfigReader& reader, const char* key, std::string_view where) {
-  std::vector<int> ids;
-  if (!reader.has(key)) return ids;
-  const json& value = reader.raw(key);
-  const json list = value.is_array() ? value : json::array({value});
-  for (const json& id : list) {
-    if (!id.is_number_integer()) fail(ErrorCode::kDataCorrupt, "{}: '{}' must hold token ids", where, key);
-    ids.push_back(id.get<int>());
+/// As transformers does: an explicit head_dim, else the hidden width shared out evenly.
+int parse_head_dim(const ConfigReader& reader, const ModelConfig& config, std::string_view where) {
+  if (!reader.has("head_dim") && config.hidden_size % config.num_heads != 0) {
+    fail(ErrorCode::kDataCorrupt,
+         "{}: hidden_size {} is not a multiple of num_attention_heads {} and 'head_dim' is not given", where,
+         config.hidden_size, config.num_heads);
   }
-  return ids;
+  return reader.positive_int("head_dim", config.hidden_size / config.num_heads);
 }
 
 void check_consistency(const ModelConfig& config, std::string_view where) {
@@ -155,41 +168,36 @@ void check_consistency(const ModelConfig& config, std::string_view where) {
   }
   if (config.head_dim % 2 != 0)
     fail(ErrorCode::kDataCorrupt, "{}: head_dim {} is odd", where, config.head_dim);
-  const int64_t widest = int64_t{config.num_heads} * config.head_dim;
-  if (widest > std::numeric_limits<int>::max() / 4 ||
-      config.intermediate_size > std::numeric_limits<int>::max() / 4) {
-    fail(ErrorCode::kDataCorrupt, "{}: the layer widths are too large", where);
+  if (int64_t{config.num_heads} * config.head_dim > kMaxWidth) {
+    fail(ErrorCode::kDataCorrupt, "{}: num_attention_heads {} x head_dim {} is too large", where,
+         config.num_heads, config.head_dim);
   }
 }
 
-/// inv_freq of transformers' ROPE_INIT_FUNCTIONS, in float32 as there.
-std::vector<float> rope_frequencies(const ModelConfig& config) {
-  const int half = config.head_dim / 2;
-  std::vector<float> frequencies(static_cast<size_t>(half));
-  for (int i = 0; i < half; ++i) {
-    const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
-    frequencies[static_cast<size_t>(i)] = 1.0f / std::pow(static_cast<float>(config.rope_theta), exponent);
-  }
-  const RopeScaling& scaling = config.rope_scaling;
+/// transformers' _compute_llama3_parameters for one frequency: slow ones are divided by the factor, fast ones
+/// kept, those between blended.
+float llama3_frequency(float frequency, const RopeScaling& scaling) {
+  const auto original = static_cast<float>(scaling.original_max_position_embeddings);
   const auto factor = static_cast<float>(scaling.factor);
-  if (scaling.kind == RopeScaling::Kind::kLinear) {
-    for (float& frequency : frequencies) frequency /= factor;
+  const auto low = static_cast<float>(scaling.low_freq_factor);
+  const auto high = static_cast<float>(scaling.high_freq_factor);
+  const float wavelength = 2.0f * std::numbers::pi_v<float> / frequency;
+  if (wavelength > original / low) return frequency / factor;
+  if (wavelength < original / high) return frequency;
+  const float smooth = (original / wavelength - low) / (high - low);
+  return (1.0f - smooth) * frequency / factor + smooth * frequency;
+}
+
+float scaled_frequency(float frequency, const RopeScaling& scaling) {
+  switch (scaling.kind) {
+    case RopeScaling::Kind::kLinear:
+      return frequency / static_cast<float>(scaling.factor);
+    case RopeScaling::Kind::kLlama3:
+      return llama3_frequency(frequency, scaling);
+    case RopeScaling::Kind::kNone:
+      break;
   }
-  if (scaling.kind == RopeScaling::Kind::kLlama3) {
-    const auto original = static_cast<float>(scaling.original_max_position_embeddings);
-    const auto low = static_cast<float>(scaling.low_freq_factor),
-               high = static_cast<float>(scaling.high_freq_factor);
-    for (float& frequency : frequencies) {
-      const float wavelength = 2.0f * std::numbers::pi_v<float> / frequency;
-      if (wavelength > original / low) {
-        frequency /= factor;
-      } else if (wavelength >= original / high) {
-        const float smooth = (original / wavelength - low) / (high - low);
-        frequency = (1.0f - smooth) * frequency / factor + smooth * frequency;
-      }
-    }
-  }
-  return frequencies;
+  return frequency;
 }
 
 }  // namespace
@@ -198,6 +206,23 @@ std::vector<std::string_view> known_model_types() {
   std::vector<std::string_view> names;
   for (const ArchitectureRow& row : kArchitectures) names.push_back(row.model_type);
   return names;
+}
+
+std::vector<int> parse_token_ids(const json& value, std::string_view where) {
+  std::vector<int> ids;
+  const auto add = [&](const json& id) {
+    if (!id.is_number_integer())
+      fail(ErrorCode::kDataCorrupt, "{} must be a token id or a list of them", where);
+    const auto number = id.get<int64_t>();
+    if (number >= 0 && number <= std::numeric_limits<int>::max()) ids.push_back(static_cast<int>(number));
+  };
+  if (value.is_null()) return ids;
+  if (!value.is_array()) {
+    add(value);
+    return ids;
+  }
+  for (const json& id : value) add(id);
+  return ids;
 }
 
 ModelConfig parse_model_config(const json& hf_config, std::string_view where) {
@@ -209,10 +234,10 @@ ModelConfig parse_model_config(const json& hf_config, std::string_view where) {
 
   config.hidden_size = reader.positive_int("hidden_size");
   config.intermediate_size = reader.positive_int("intermediate_size");
-  config.num_layers = reader.positive_int("num_hidden_layers");
+  config.num_layers = reader.positive_int("num_hidden_layers", {}, kMaxLayers);
   config.num_heads = reader.positive_int("num_attention_heads");
   config.num_kv_heads = reader.positive_int("num_key_value_heads", config.num_heads);
-  config.head_dim = reader.positive_int("head_dim", std::max(1, config.hidden_size / config.num_heads));
+  config.head_dim = parse_head_dim(reader, config, where);
   config.vocab_size = reader.positive_int("vocab_size");
   config.max_position_embeddings = reader.positive_int("max_position_embeddings", 2048);
   config.rms_norm_eps = static_cast<float>(reader.positive_number("rms_norm_eps", row.default_rms_norm_eps));
@@ -224,11 +249,22 @@ ModelConfig parse_model_config(const json& hf_config, std::string_view where) {
   config.qkv_bias = config.o_bias = row.reads_attention_bias && reader.boolean("attention_bias", false);
   config.mlp_bias = row.reads_mlp_bias && reader.boolean("mlp_bias", false);
   config.dtype = parse_dtype(reader);
-  const std::vector<int> bos = parse_token_ids(reader, "bos_token_id", where);
+  const std::vector<int> bos = reader.token_ids("bos_token_id");
   config.bos_token_id = bos.empty() ? -1 : bos.front();
-  config.eos_token_ids = parse_token_ids(reader, "eos_token_id", where);
+  config.eos_token_ids = reader.token_ids("eos_token_id");
   check_consistency(config, where);
   return config;
+}
+
+// All in float32, as transformers: inv_freq = 1 / theta^(2i / head_dim).
+std::vector<float> rope_frequencies(const ModelConfig& config) {
+  std::vector<float> frequencies(static_cast<size_t>(config.head_dim / 2));
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
+    const float frequency = 1.0f / std::pow(static_cast<float>(config.rope_theta), exponent);
+    frequencies[i] = scaled_frequency(frequency, config.rope_scaling);
+  }
+  return frequencies;
 }
 
 std::vector<float> make_rope_table(const ModelConfig& config, int positions) {

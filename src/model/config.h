@@ -57,6 +57,13 @@ ModelConfig parse_model_config(const nlohmann::json& hf_config, std::string_view
 /// model_type values that parse_model_config takes.
 std::vector<std::string_view> known_model_types();
 
+/// The value of a key such as eos_token_id: an id, a list of ids, or null. Negative ids mean "none" and are
+/// left out. `where` names file and key.
+std::vector<int> parse_token_ids(const nlohmann::json& value, std::string_view where);
+
+/// Radians per position of the E/2 rotary pairs, after rope scaling.
+std::vector<float> rope_frequencies(const ModelConfig& config);
+
 /// cos/sin for positions 0..positions-1, laid out as RopeTable wants: [positions, E].
 std::vector<float> make_rope_table(const ModelConfig& config, int positions);
 
