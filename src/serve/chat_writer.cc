@@ -1,0 +1,123 @@
+// The answers of POST /v1/chat/completions.
+#include <algorithm>
+
+#include "serve/response_writer.h"
+
+namespace polylora {
+
+namespace {
+
+class ChatWriter final : public ResponseWriter {
+ public:
+  using ResponseWriter::ResponseWriter;
+
+  std::string whole(const std::vector<ReplyPart>& choices, const Usage& usage) const override {
+    Json body = begin_body("chat.completion");
+    Json& list = body["choices"] = Json::array();
+    for (const ReplyPart& part : choices) list.push_back(whole_choice(part));
+    body["service_tier"] = nullptr;
+    body["system_fingerprint"] = system_fingerprint();
+    body["usage"] = usage_json(usage, true);
+    body["prompt_logprobs"] = prompt_logprobs(choices.front().delta);
+    body["prompt_token_ids"] = token_ids(choices.front().prompt);
+    for (const char* key : {"prompt_text", "kv_transfer_params", "ec_transfer_params", "metrics"})
+      body[key] = nullptr;
+    return dump_json(body);
+  }
+
+  std::string chunk(const ReplyPart& part, const ChunkContext& context) const override {
+    std::string events;
+    if (context.first_of_choice) events = role_chunk(part, context);
+    Json choice;
+    choice["index"] = part.index;
+    choice["delta"] = Json{{"content", part.delta.text}};
+    choice["logprobs"] = logprobs(part.delta.logprobs);
+    choice["finish_reason"] = finish_reason_json(part.delta.end);
+    if (part.delta.end) choice["stop_reason"] = stop_reason_json(part.delta.end);
+    choice["token_ids"] = token_ids(part.delta.token_ids);
+    Json body = begin_chunk();
+    body["choices"] = Json::array({std::move(choice)});
+    if (context.usage) body["usage"] = usage_json(*context.usage, false);
+    if (context.last_of_reply) body["system_fingerprint"] = system_fingerprint();
+    return events + server_sent_event(dump_json(body));
+  }
+
+ private:
+  const char* chunk_object() const override { return "chat.completion.chunk"; }
+
+  Json whole_choice(const ReplyPart& part) const {
+    Json message;
+    message["role"] = head_.role;
+    message["content"] = part.delta.text;
+    for (const char* key : {"refusal", "annotations", "audio", "function_call", "reasoning"})
+      message[key] = nullptr;
+    Json choice;
+    choice["index"] = part.index;
+    choice["message"] = std::move(message);
+    choice["logprobs"] = logprobs(part.delta.logprobs);
+    choice["finish_reason"] = finish_reason_json(part.delta.end);
+    choice["stop_reason"] = stop_reason_json(part.delta.end);
+    choice["token_ids"] = token_ids(part.delta.token_ids);
+    choice["routed_experts"] = nullptr;
+    return choice;
+  }
+
+  /// Says who speaks, once per choice and before any text.
+  std::string role_chunk(const ReplyPart& part, const ChunkContext& context) const {
+    Json choice;
+    choice["index"] = part.index;
+    choice["delta"] = Json{{"role", head_.role}, {"content", ""}};
+    choice["logprobs"] = nullptr;
+    choice["finish_reason"] = nullptr;
+    Json body = begin_chunk();
+    body["choices"] = Json::array({std::move(choice)});
+    if (context.usage) body["usage"] = usage_json({context.usage->prompt_tokens, 0, std::nullopt}, false);
+    body["prompt_token_ids"] = token_ids(part.prompt);
+    body["prompt_text"] = nullptr;
+    return server_sent_event(dump_json(body));
+  }
+
+  Json token_ids(const std::vector<int32_t>& ids) const {
+    return head_.return_token_ids ? Json(ids) : Json();
+  }
+
+  Json logprobs(const std::vector<TokenReport>& reports) const {
+    if (reports.empty()) return nullptr;
+    Json content = Json::array();
+    for (const TokenReport& report : reports) {
+      if (report.top.empty()) continue;
+      Json token = token_json(report.top.front());
+      Json& tops = token["top_logprobs"] = Json::array();
+      for (const TokenLogprob& entry : most_likely(report.top)) tops.push_back(token_json(entry));
+      content.push_back(std::move(token));
+    }
+    return Json{{"content", std::move(content)}};
+  }
+
+  Json token_json(const TokenLogprob& entry) const {
+    Json json;
+    json["token"] = names_.name(entry.id);
+    json["logprob"] = json_logprob(entry.logprob);
+    Json& bytes = json["bytes"] = Json::array();
+    for (const char byte : names_.bytes(entry.id)) bytes.push_back(static_cast<uint8_t>(byte));
+    return json;
+  }
+
+  /// The top_logprobs likeliest tokens in order; the sampled token is among the entries twice when it is one.
+  std::vector<TokenLogprob> most_likely(std::vector<TokenLogprob> entries) const {
+    std::ranges::stable_sort(entries, {}, &TokenLogprob::rank);
+    const auto repeated = std::ranges::unique(entries, {}, &TokenLogprob::id);
+    entries.erase(repeated.begin(), repeated.end());
+    if (entries.size() > static_cast<size_t>(head_.top_logprobs))
+      entries.resize(static_cast<size_t>(head_.top_logprobs));
+    return entries;
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<ResponseWriter> make_chat_writer(ReplyHead head, const TokenNames& names) {
+  return std::make_unique<ChatWriter>(std::move(head), names);
+}
+
+}  // namespace polylora

@@ -1,0 +1,50 @@
+// GET /metrics: vLLM's names, so that its dashboards and routers work, plus an `adapter` label on what is
+// counted per request.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/adapter_registry.h"
+#include "engine/engine.h"
+#include "engine/request.h"
+
+namespace polylora {
+
+/// One engine request that ended.
+struct FinishedRequest {
+  std::string adapter;  // empty: the base model
+  FinishReason reason = FinishReason::kStop;
+  int prompt_tokens = 0;
+  int cached_tokens = 0;
+  int completion_tokens = 0;
+  int preemptions = 0;
+  int max_tokens = 0;
+  int n = 1;
+  RequestTimes times;
+  std::vector<double> token_gaps;  // seconds between tokens
+};
+
+/// Thread-safe. Series of adapters that were unloaded disappear: the number of series follows the number of
+/// loaded adapters, whatever clients do. Their requests that end later count for adapter="(unloaded)".
+class Metrics {
+ public:
+  /// `engine` and `registry` must outlive it. `model_name` labels every series.
+  Metrics(std::string model_name, const Engine& engine, const AdapterRegistry& registry);
+  ~Metrics();
+
+  void finished(const FinishedRequest& request);
+  void rejected();  // the queue was full
+  void adapter_unloaded(const std::string& adapter);
+
+  /// Prometheus' text format.
+  std::string render() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace polylora

@@ -1,0 +1,36 @@
+// POST /v1/completions
+#include "serve/api_error.h"
+#include "serve/generation.h"
+#include "serve/serve_context.h"
+
+namespace polylora {
+
+namespace {
+
+GenerationPlan plan_completion(const ServeContext& context, const HttpRequest& http) {
+  require_json_content_type(http.headers.get("content-type"));
+  const CompletionRequest request = parse_completion_request(http.body, context.rules);
+  GenerationPlan plan = begin_plan(context, request, http, "cmpl-");
+  plan.echo = request.echo;
+  plan.output.prompt_only = request.echo && request.max_tokens == 0;
+  for (const PromptField& field : request.prompts) {
+    Prompt prompt = make_prompt(context, field, request);
+    const int max_tokens = resolve_max_tokens(context, request, prompt.ids.size());
+    plan.sampling.push_back(resolve_sampling(context, request, max_tokens));
+    plan.prompts.push_back(std::move(prompt));
+  }
+  return plan;
+}
+
+}  // namespace
+
+void add_completions_routes(Router& router, ServeContext& context) {
+  router.add("POST", "/v1/completions", [&context](const std::shared_ptr<Exchange>& exchange) {
+    prepare_answer(context, exchange, [&context, exchange] {
+      auto plan = std::make_shared<GenerationPlan>(plan_completion(context, exchange->request()));
+      exchange->post([&context, exchange, plan] { start_generation(context, exchange, std::move(*plan)); });
+    });
+  });
+}
+
+}  // namespace polylora

@@ -1,0 +1,21 @@
+// The metrics that are read off the engine, the registry and the process at the moment of a scrape.
+#pragma once
+
+#include <prometheus/metric_family.h>
+
+#include <string>
+#include <vector>
+
+#include "engine/adapter_registry.h"
+#include "engine/engine.h"
+
+namespace polylora {
+
+std::vector<prometheus::MetricFamily> snapshot_metrics(const std::string& model_name,
+                                                       const EngineStats& stats, const EngineOptions& options,
+                                                       const std::vector<AdapterInfo>& adapters);
+
+/// process_resident_memory_bytes and the like, from /proc.
+std::vector<prometheus::MetricFamily> process_metrics();
+
+}  // namespace polylora

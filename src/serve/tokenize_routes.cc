@@ -1,0 +1,64 @@
+// POST /tokenize and /detokenize
+#include "serve/api_error.h"
+#include "serve/prompt.h"
+#include "serve/serve_context.h"
+
+namespace polylora {
+
+namespace {
+
+std::vector<int32_t> tokenize(const ServeContext& context, const TokenizeRequest& request) {
+  const Tokenizer& tokenizer = require_tokenizer(context);
+  if (!request.prompt)
+    return tokenizer.encode(render_chat(context, request.chat), request.add_special_tokens.value_or(false));
+  return tokenizer.encode(*request.prompt,
+                          request.add_special_tokens.value_or(context.model.add_special_tokens));
+}
+
+std::string answer_tokenize(const ServeContext& context, const HttpRequest& http) {
+  require_json_content_type(http.headers.get("content-type"));
+  const TokenizeRequest request = parse_tokenize_request(http.body);
+  choose_model(context, request.model);
+  const std::vector<int32_t> ids = tokenize(context, request);
+  Json strings;
+  if (request.return_token_strs) {
+    strings = Json::array();
+    for (const int32_t id : ids) strings.push_back(context.model.tokenizer->token_string(id));
+  }
+  Json body;
+  body["count"] = ids.size();
+  body["max_model_len"] = context.engine.options().max_model_len;
+  body["tokens"] = ids;
+  body["token_strs"] = std::move(strings);
+  return dump_json(body);
+}
+
+std::string answer_detokenize(const ServeContext& context, const HttpRequest& http) {
+  require_json_content_type(http.headers.get("content-type"));
+  const DetokenizeRequest request = parse_detokenize_request(http.body);
+  choose_model(context, request.model);
+  const Tokenizer& tokenizer = require_tokenizer(context);
+  for (const int32_t id : request.tokens)
+    if (id < 0 || id >= tokenizer.vocab_size())
+      fail_parameter("tokens", fmt::format("token id {} is out of the vocabulary.", id), std::to_string(id));
+  Json body;
+  body["prompt"] = tokenizer.decode(request.tokens, false);
+  return dump_json(body);
+}
+
+}  // namespace
+
+void add_tokenize_routes(Router& router, ServeContext& context) {
+  router.add("POST", "/tokenize", [&context](const std::shared_ptr<Exchange>& exchange) {
+    prepare_answer(context, exchange, [&context, exchange] {
+      exchange->respond({.body = answer_tokenize(context, exchange->request())});
+    });
+  });
+  router.add("POST", "/detokenize", [&context](const std::shared_ptr<Exchange>& exchange) {
+    prepare_answer(context, exchange, [&context, exchange] {
+      exchange->respond({.body = answer_detokenize(context, exchange->request())});
+    });
+  });
+}
+
+}  // namespace polylora
