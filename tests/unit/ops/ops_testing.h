@@ -43,7 +43,7 @@ class Matrix {
   ConstMat rows(int64_t begin, int64_t count) const { return view().row_range(begin, count); }
 
   float& at(int64_t r, int64_t c) { return values_[static_cast<size_t>(r * cols_ + c)]; }
-  float at(int64_t r, int64_t c) const { return values_[static_cast<size_t>(r * cols_ + c)]; }
+  const float& at(int64_t r, int64_t c) const { return values_[static_cast<size_t>(r * cols_ + c)]; }
   const std::vector<float>& values() const { return values_; }
   std::vector<float>& values() { return values_; }
 
