@@ -1,0 +1,231 @@
+#include "engine/distribution.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <numeric>
+
+#include "engine/row_math.h"
+
+namespace polylora {
+namespace {
+
+using row_math::kBlock;
+using row_math::kMasked;
+
+constexpr float kLowestTemperature = 0.01f;  // vLLM's: lower ones overflow
+
+// Sixteen buckets per power of two; weights lie in [0, 1].
+constexpr int kBucketShift = 19;
+size_t bucket_of(float weight) {
+  return std::bit_cast<uint32_t>(weight) >> kBucketShift;
+}
+
+float median(float a, float b, float c) {
+  return std::max(std::min(a, b), std::min(std::max(a, b), c));
+}
+
+}  // namespace
+
+Distribution::Distribution(int vocab_size) {
+  const auto size = static_cast<size_t>(vocab_size);
+  for (std::vector<float>* values : {&values_, &weights_, &scratch_}) values->reserve(size);
+  ids_.reserve(size);
+  maxima_.resize(row_math::blocks(size));
+  sums_.resize(row_math::blocks(size));
+  histogram_.resize(bucket_of(1.0f) + 1);
+}
+
+void Distribution::build(std::span<const float> logits, const SamplingParams& params) {
+  logits_ = logits;
+  row_math::block_maxima(logits, maxima_);
+  max_ = *std::ranges::max_element(maxima_);
+  scale_ = 1.0f / std::max(params.temperature, kLowestTemperature);
+  all_ = true;
+  if (!std::isfinite(max_)) return keep_only(row_math::argmax(logits, maxima_));
+  const auto k = static_cast<size_t>(std::max(params.top_k, 0));
+  if (k > 0 && k < logits.size()) keep_top_k(k);
+  if (params.min_p > 0) keep_min_p(params.min_p);
+  weigh();
+  if (params.top_p < 1) keep_top_p(params.top_p);
+}
+
+/// For rows that have no softmax: everything masked, or infinities from a broken model.
+void Distribution::keep_only(int32_t id) {
+  all_ = false;
+  ids_.assign(1, id);
+  weights_.assign(1, 1.0f);
+  sums_[0] = total_ = 1.0;
+}
+
+/// Narrows all tokens to those with a logit of at least `threshold`.
+void Distribution::keep_from(float threshold) {
+  all_ = false;
+  ids_.clear();
+  values_.clear();
+  for (size_t block = 0; block < maxima_.size(); ++block) {
+    if (maxima_[block] < threshold || maxima_[block] == kMasked) continue;
+    const size_t end = std::min(logits_.size(), (block + 1) * kBlock);
+    for (size_t id = block * kBlock; id < end; ++id) {
+      if (!(logits_[id] >= threshold) || logits_[id] == kMasked) continue;
+      ids_.push_back(static_cast<int32_t>(id));
+      values_.push_back(logits_[id]);
+    }
+  }
+}
+
+// The k-th largest block maximum is a lower bound of the k-th largest value, and few values exceed it.
+void Distribution::keep_top_k(size_t k) {
+  const auto kth_largest = [&](const std::vector<float>& values) {
+    scratch_.assign(values.begin(), values.end());
+    const auto kth = scratch_.begin() + static_cast<int64_t>(k) - 1;
+    std::nth_element(scratch_.begin(), kth, scratch_.end(), std::greater<>());
+    return *kth;
+  };
+  keep_from(k <= maxima_.size() ? kth_largest(maxima_) : kMasked);
+  if (ids_.size() <= k) return;
+  const float threshold = kth_largest(values_);
+  size_t kept = 0;
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    if (values_[i] < threshold) continue;
+    ids_[kept] = ids_[i];
+    values_[kept++] = values_[i];
+  }
+  ids_.resize(kept);
+  values_.resize(kept);
+}
+
+// exp((x - max) * scale) >= min_p, as a bound on x.
+void Distribution::keep_min_p(float min_p) {
+  const double lowest = max_ + std::log(static_cast<double>(min_p)) / scale_;
+  const auto threshold = std::min(max_, static_cast<float>(lowest));
+  if (all_) return keep_from(threshold);
+  size_t kept = 0;
+  for (size_t i = 0; i < ids_.size(); ++i) {
+    if (values_[i] < threshold) continue;
+    ids_[kept] = ids_[i];
+    values_[kept++] = values_[i];
+  }
+  ids_.resize(kept);
+  values_.resize(kept);
+}
+
+void Distribution::weigh() {
+  const std::span<const float> values = all_ ? logits_ : std::span<const float>(values_);
+  weights_.resize(values.size());
+  const size_t blocks = row_math::blocks(values.size());
+  row_math::exp_blocks(values, max_, scale_, weights_, sums_);
+  total_ = std::accumulate(sums_.begin(), sums_.begin() + static_cast<int64_t>(blocks), 0.0);
+}
+
+void Distribution::keep_top_p(float top_p) {
+  const Cut cut = find_cut(static_cast<double>(top_p) * total_);
+  if (all_) ids_.resize(weights_.size());
+  size_t kept = 0;
+  int64_t ties_to_drop = cut.ties_to_drop;
+  for (size_t i = 0; i < weights_.size(); ++i) {  // no branches: which tokens stay is hard to predict
+    const bool tie = weights_[i] == cut.weight;
+    const bool keep = weights_[i] >= cut.weight && !(tie && ties_to_drop > 0);
+    ties_to_drop -= tie;
+    ids_[kept] = all_ ? static_cast<int32_t>(i) : ids_[i];
+    weights_[kept] = weights_[i];
+    kept += keep;
+  }
+  all_ = false;
+  ids_.resize(kept);
+  weights_.resize(kept);
+  total_ = 0;
+  for (size_t block = 0; block * kBlock < kept; ++block) {
+    const auto first = weights_.begin() + static_cast<int64_t>(block * kBlock);
+    const auto size = std::min<int64_t>(kBlock, weights_.end() - first);
+    total_ += sums_[block] = std::accumulate(first, first + size, 0.0);
+  }
+}
+
+// Walking down from the heaviest token, tokens are kept until those before weigh `mass`. A histogram over the
+// leading bits of the weights finds the bucket of the cut; only what is in that bucket is looked at closely.
+Distribution::Cut Distribution::find_cut(double mass) {
+  std::ranges::fill(histogram_, 0.0);
+  for (const float weight : weights_) histogram_[bucket_of(weight)] += weight;
+  size_t bucket = histogram_.size() - 1;
+  double above = 0;
+  for (; bucket > 0 && above + histogram_[bucket] < mass; --bucket) above += histogram_[bucket];
+
+  scratch_.resize(weights_.size());
+  size_t size = 0;
+  for (const float weight : weights_) {
+    scratch_[size] = weight;
+    size += bucket_of(weight) == bucket;
+  }
+  return find_cut_among(std::span(scratch_).first(size), above, mass);
+}
+
+/// A selection by mass: each round halves, on average, the range in which the cut lies. `above` is what
+/// everything heavier than `range` weighs.
+Distribution::Cut Distribution::find_cut_among(std::span<float> range, double above, double mass) {
+  const bool heaviest_inside = above == 0;
+  auto begin = range.begin(), end = range.end();
+  while (begin != end) {
+    const float pivot = median(*begin, begin[(end - begin) / 2], end[-1]);
+    const auto equal = std::partition(begin, end, [=](float w) { return w > pivot; });
+    const auto below = std::partition(equal, end, [=](float w) { return w == pivot; });
+    const double heavier = std::accumulate(begin, equal, above);
+    const double with_equal = heavier + static_cast<double>(below - equal) * pivot;
+    if (equal != begin && heavier >= mass) {
+      end = equal;
+    } else if (with_equal >= mass) {
+      const double missing = std::max(mass - heavier, 0.0);
+      const auto wanted = missing > 0 ? static_cast<int64_t>(std::ceil(missing / pivot)) : int64_t{0};
+      const bool must_keep_one = heaviest_inside && equal == range.begin();
+      return {pivot, below - equal - std::max<int64_t>(wanted, must_keep_one)};
+    } else {
+      above = with_equal;
+      begin = below;
+    }
+  }
+  return {std::numeric_limits<float>::denorm_min(), 0};  // rounding: everything is needed
+}
+
+int32_t Distribution::draw(double u) const {
+  double rest = u * total_;
+  size_t chosen = 0;  // the last block with weight, should rounding leave a rest
+  bool found = false;
+  for (size_t block = 0; block * kBlock < weights_.size() && !found; ++block) {
+    if (sums_[block] <= 0) continue;
+    chosen = block;
+    found = rest < sums_[block];
+    if (!found) rest -= sums_[block];
+  }
+  size_t last = chosen * kBlock;
+  const size_t end = std::min(weights_.size(), last + kBlock);
+  for (size_t i = last; i < end; ++i) {
+    if (weights_[i] <= 0) continue;
+    last = i;
+    rest -= weights_[i];
+    if (found && rest < 0) break;
+  }
+  return all_ ? static_cast<int32_t>(last) : ids_[last];
+}
+
+std::vector<double> Distribution::probabilities() const {
+  std::vector<double> result(logits_.size(), 0.0);
+  if (!std::isfinite(max_)) {
+    result[static_cast<size_t>(ids_.front())] = 1.0;
+    return result;
+  }
+  const auto weight = [&](float logit) {
+    return std::exp((static_cast<double>(logit) - static_cast<double>(max_)) * static_cast<double>(scale_));
+  };
+  if (all_) {
+    std::ranges::transform(logits_, result.begin(), weight);
+  } else {
+    for (const int32_t id : ids_) result[static_cast<size_t>(id)] = weight(logits_[static_cast<size_t>(id)]);
+  }
+  const double sum = std::accumulate(result.begin(), result.end(), 0.0);
+  for (double& probability : result) probability /= sum;
+  return result;
+}
+
+}  // namespace polylora
