@@ -411,10 +411,11 @@ Value Interpreter::call_macro(const Stmt& macro, const std::shared_ptr<Scope>& o
               make_list({args.positional.begin() + static_cast<std::ptrdiff_t>(taken), args.positional.end()},
                         ListType::kTuple));
   Dict rest;
-  for (const auto& [name, value] : args.named) {
+  for (const auto& argument : args.named) {
+    const std::string& name = argument.first;
     const bool parameter = std::any_of(macro.parameters.begin(), macro.parameters.end(),
                                        [&](const Parameter& p) { return *p.name == name; });
-    if (!parameter && name != "caller") rest.set(Value::string(name), value);
+    if (!parameter && name != "caller") rest.set(Value::string(name), argument.second);
   }
   scope_->set(template_.names.find("kwargs"), Value::dict(std::move(rest)));
   if (const Value* value = named("caller")) scope_->set(template_.names.find("caller"), *value);

@@ -20,7 +20,9 @@ Vocab::Vocab(const std::vector<std::pair<std::string, int32_t>>& entries) {
   if (bytes > (size_t{1} << 31)) fail(ErrorCode::kUnsupported, "tokenizer vocabulary of {} bytes", bytes);
   arena_.reserve(bytes);
   slots_.resize(std::bit_ceil(entries.size() * 2 + 2));
-  for (const auto& [token, id] : entries) {
+  for (const auto& entry : entries) {
+    const std::string& token = entry.first;
+    const int32_t id = entry.second;
     const uint64_t hash = hash_of(token);
     size_t i = hash & (slots_.size() - 1);
     const auto same = [&](const Slot& s) {
