@@ -1,4 +1,5 @@
-// transformers + PEFT in f32 are the reference: last-token logits of every Llama checkpoint and adapter of tests/data.
+// transformers + PEFT in f32 are the reference: last-token logits of every Llama checkpoint and adapter of
+// tests/data.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -39,7 +40,8 @@ class GoldenForward : public testing::TestWithParam<std::tuple<std::string, std:
     checkpoint_ = Checkpoint::open(kData / "models" / model);
     model_ = load_model(*checkpoint_, *backend_, WeightPolicy::kF32);
     const ModelConfig& config = model_->config;
-    cache_ = backend_->make_kv_cache({config.num_layers, kPages, config.num_kv_heads, config.head_dim, DType::kF32});
+    cache_ = backend_->make_kv_cache(
+        {config.num_layers, kPages, config.num_kv_heads, config.head_dim, DType::kF32});
     forward_ = std::make_unique<ForwardPass>(*model_, *backend_, 128, 128);
   }
 
@@ -66,7 +68,8 @@ class GoldenForward : public testing::TestWithParam<std::tuple<std::string, std:
     const SafetensorsFile tensors(stem.string() + ".safetensors");
     for (const auto& item : json["cases"]) {
       const auto logits = last_logits(item["input_ids"].get<std::vector<int32_t>>(), adapter);
-      const TensorView& expected = tensors.tensors().at(fmt::format("case{:02d}.last_logits", item["case"].get<int>()));
+      const TensorView& expected =
+          tensors.tensors().at(fmt::format("case{:02d}.last_logits", item["case"].get<int>()));
       ASSERT_EQ(expected.data.size(), logits.size() * sizeof(float));
       float worst = 0;
       for (size_t i = 0; i < logits.size(); ++i) {
@@ -86,7 +89,9 @@ class GoldenForward : public testing::TestWithParam<std::tuple<std::string, std:
   std::unique_ptr<ForwardPass> forward_;
 };
 
-TEST_P(GoldenForward, BaseModel) { compare("none", nullptr); }
+TEST_P(GoldenForward, BaseModel) {
+  compare("none", nullptr);
+}
 
 TEST_P(GoldenForward, EveryAdapter) {
   const fs::path root = kData / "adapters" / std::get<1>(GetParam());

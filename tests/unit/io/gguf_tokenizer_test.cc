@@ -1,0 +1,87 @@
+#include "io/gguf_tokenizer.h"
+
+#include "io/file_builders.h"
+
+namespace polylora {
+namespace {
+
+using namespace testing_files;
+using nlohmann::json;
+
+class GgufTokenizer : public testing::Test {
+ protected:
+  GgufBuilder vocabulary(const std::string& pre) {
+    GgufBuilder builder;
+    builder.text("tokenizer.ggml.model", "gpt2").text("tokenizer.ggml.pre", pre);
+    builder.texts("tokenizer.ggml.tokens", {"<|end|>", "a", "b", "ab", "<tool>"});
+    builder.i32s("tokenizer.ggml.token_type", {3, 1, 1, 1, 4});
+    builder.texts("tokenizer.ggml.merges", {"a b"});
+    return builder.u32("tokenizer.ggml.bos_token_id", 0).u32("tokenizer.ggml.eos_token_id", 0);
+  }
+  TextAssets read(const GgufBuilder& builder, int vocab_size = 5) {
+    TextAssets text;
+    read_gguf_tokenizer(GgufFile(folder_.write("t.gguf", builder.bytes())), vocab_size, text);
+    return text;
+  }
+
+  TempFolder folder_;
+};
+
+TEST_F(GgufTokenizer, BecomesAnHfTokenizer) {
+  const TextAssets text = read(vocabulary("smollm").text("tokenizer.chat_template", "{{ x }}"));
+  const json tokenizer = json::parse(text.tokenizer_json);
+  EXPECT_EQ(tokenizer["model"]["type"], "BPE");
+  EXPECT_EQ(tokenizer["model"]["vocab"]["ab"], 3);
+  EXPECT_EQ(tokenizer["model"]["merges"], json::array({"a b"}));
+  EXPECT_EQ(tokenizer["pre_tokenizer"]["pretokenizers"][0]["type"], "Digits");
+  EXPECT_EQ(tokenizer["pre_tokenizer"]["pretokenizers"][1]["type"], "ByteLevel");
+  EXPECT_TRUE(tokenizer["post_processor"].is_null());
+  EXPECT_EQ(text.bos_token, "<|end|>");
+  EXPECT_EQ(text.eos_token, "<|end|>");
+  EXPECT_EQ(text.chat_template, "{{ x }}");
+  EXPECT_EQ(json::parse(text.tokenizer_config_json)["eos_token"], "<|end|>");
+}
+
+TEST_F(GgufTokenizer, ControlTokensAreSpecialUserDefinedOnesOnlyAdded) {
+  const json added = json::parse(read(vocabulary("gpt-2")).tokenizer_json)["added_tokens"];
+  ASSERT_EQ(added.size(), 2u);
+  EXPECT_EQ(added[0]["content"], "<|end|>");
+  EXPECT_EQ(added[0]["special"], true);
+  EXPECT_EQ(added[1]["id"], 4);
+  EXPECT_EQ(added[1]["special"], false);
+}
+
+TEST_F(GgufTokenizer, PutsBosInFrontWhereTheFileOrThePreTokenizerSaysSo) {
+  const auto has_bos = [&](const GgufBuilder& builder) {
+    const json processor = json::parse(read(builder).tokenizer_json)["post_processor"];
+    return !processor.is_null() && processor["single"][0]["SpecialToken"]["id"] == "<|end|>";
+  };
+  EXPECT_FALSE(has_bos(vocabulary("gpt-2")));
+  EXPECT_TRUE(has_bos(vocabulary("gpt-2").boolean("tokenizer.ggml.add_bos_token", true)));
+  EXPECT_TRUE(has_bos(vocabulary("llama-bpe")));
+  EXPECT_FALSE(has_bos(vocabulary("llama-bpe").boolean("tokenizer.ggml.add_bos_token", false)));
+}
+
+TEST_F(GgufTokenizer, KnowsThePreTokenizersByName) {
+  EXPECT_EQ(json::parse(read(vocabulary("qwen2")).tokenizer_json)["normalizer"]["type"], "NFC");
+  EXPECT_EQ(json::parse(read(vocabulary("llama-bpe")).tokenizer_json)["model"]["ignore_merges"], true);
+  expect_error(ErrorCode::kUnsupported, {"t.gguf", "'viking'", "smollm"},
+               [&] { read(vocabulary("viking")); });
+}
+
+TEST_F(GgufTokenizer, AFileWithoutAVocabularyLeavesItEmpty) {
+  EXPECT_TRUE(read(GgufBuilder().u32("x", 1)).tokenizer_json.empty());
+}
+
+TEST_F(GgufTokenizer, RefusesBrokenVocabularies) {
+  expect_error(ErrorCode::kUnsupported, {"t.gguf", "'llama'"},
+               [&] { read(GgufBuilder().text("tokenizer.ggml.model", "llama")); });
+  expect_error(ErrorCode::kDataCorrupt, {"5 tokens", "has 4"}, [&] { read(vocabulary("gpt-2"), 4); });
+  expect_error(ErrorCode::kDataCorrupt, {"tokenizer.ggml.tokens is missing"},
+               [&] { read(GgufBuilder().text("tokenizer.ggml.model", "gpt2")); });
+  expect_error(ErrorCode::kDataCorrupt, {"eos_token_id is outside"},
+               [&] { read(vocabulary("gpt-2").u32("tokenizer.ggml.eos_token_id", 5)); });
+}
+
+}  // namespace
+}  // namespace polylora

@@ -1,0 +1,79 @@
+#include "model/weights.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <set>
+
+namespace polylora {
+namespace {
+
+ModelConfig small_config() {
+  ModelConfig config;
+  config.hidden_size = 64;
+  config.intermediate_size = 160;
+  config.num_layers = 2;
+  config.num_heads = 4;
+  config.num_kv_heads = 2;
+  config.head_dim = 24;  // not hidden / heads
+  config.vocab_size = 320;
+  return config;
+}
+
+TEST(LinearModules, TileTheirFusedLinears) {
+  const ModelConfig config = small_config();
+  std::array<int64_t, kSiteCount> next{};
+  for (const LinearModule& module : linear_modules(config)) {
+    int64_t& begin = next[static_cast<size_t>(module.site)];
+    EXPECT_EQ(module.n_begin, begin) << module.name;
+    EXPECT_TRUE(module.path.ends_with(module.name));
+    begin += module.n_count;
+  }
+  for (const Site site : {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown})
+    EXPECT_EQ(next[static_cast<size_t>(site)], site_rows(config, site));
+}
+
+TEST(LinearModules, HaveTheNamesOfPeft) {
+  const auto modules = linear_modules(small_config());
+  EXPECT_EQ(module_path(3, modules[0]), "model.layers.3.self_attn.q_proj");
+  EXPECT_EQ(module_path(0, modules[6]), "model.layers.0.mlp.down_proj");
+}
+
+std::vector<TensorSpec> list_tensors(const ModelConfig& config) {
+  std::vector<TensorSpec> specs;
+  for_each_tensor(config, [&](const TensorSpec& spec) { specs.push_back(spec); });
+  return specs;
+}
+
+TEST(ForEachTensor, NamesEveryTensorOnce) {
+  const auto specs = list_tensors(small_config());
+  std::set<std::string> names;
+  for (const TensorSpec& spec : specs) EXPECT_TRUE(names.insert(spec.name).second) << spec.name;
+  EXPECT_EQ(specs.size(), 1u + 2 * 9 + 1 + 1);
+  EXPECT_TRUE(names.contains("lm_head.weight"));
+  EXPECT_TRUE(names.contains("model.layers.1.post_attention_layernorm.weight"));
+}
+
+TEST(ForEachTensor, FollowsTheFlags) {
+  ModelConfig config = small_config();
+  config.tie_word_embeddings = config.qkv_bias = config.o_bias = config.mlp_bias = true;
+  const auto specs = list_tensors(config);
+  EXPECT_EQ(specs.size(), 1u + 2 * (2 + 14) + 1);
+  EXPECT_EQ(specs.back().name, "model.norm.weight");
+}
+
+TEST(ForEachTensor, GivesShapesAsCheckpointsHaveThem) {
+  for (const TensorSpec& spec : list_tensors(small_config())) {
+    if (spec.name == "model.layers.0.self_attn.q_proj.weight") {
+      EXPECT_EQ(spec.rows, 96);
+      EXPECT_EQ(spec.cols, 64);
+    }
+    if (spec.name == "model.norm.weight") {
+      EXPECT_EQ(spec.rows, 64);
+      EXPECT_EQ(spec.cols, 0);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace polylora
