@@ -10,8 +10,9 @@
 namespace polylora {
 namespace {
 
-// Below it, waking threads takes longer than the rows.
-constexpr int64_t kRowsWorthThreads = 4;
+// Passes over logits: a greedy row is one, any other about eight. Waking threads has to be worth it.
+constexpr int64_t kPassesOfDraw = 8;
+constexpr int64_t kLogitsWorthThreads = int64_t{1} << 21;
 
 std::span<float> row_of(Mat logits, int64_t row) {
   return {logits.row(row), static_cast<size_t>(logits.cols)};
@@ -50,7 +51,12 @@ Sampler::Sampler(int vocab_size, int threads) : pool_(threads) {
 }
 
 void Sampler::sample(Mat logits, std::span<const SamplingInput> inputs, std::span<TokenOutput> outputs) {
-  for_each_row(static_cast<int64_t>(inputs.size()), [&](Workspace& workspace, int64_t row) {
+  int64_t passes = 0;
+  for (const SamplingInput& input : inputs) {
+    passes += is_greedy(*input.params) && input.params->logprobs < 0 ? 1 : kPassesOfDraw;
+  }
+  const bool threaded = passes * logits.cols >= kLogitsWorthThreads;
+  for_each_row(static_cast<int64_t>(inputs.size()), threaded, [&](Workspace& workspace, int64_t row) {
     const SamplingInput& input = inputs[static_cast<size_t>(row)];
     TokenOutput& output = outputs[static_cast<size_t>(row)];
     const std::span<float> values = row_of(logits, row);
@@ -68,7 +74,9 @@ void Sampler::sample(Mat logits, std::span<const SamplingInput> inputs, std::spa
 
 void Sampler::logprobs(ConstMat logits, std::span<const int32_t> tokens, int top,
                        std::span<std::vector<TokenLogprob>> outputs) {
-  for_each_row(static_cast<int64_t>(tokens.size()), [&](Workspace& workspace, int64_t row) {
+  const auto rows = static_cast<int64_t>(tokens.size());
+  const bool threaded = rows * kPassesOfDraw * logits.cols >= kLogitsWorthThreads;
+  for_each_row(rows, threaded, [&](Workspace& workspace, int64_t row) {
     const auto at = static_cast<size_t>(row);
     outputs[at] = workspace.logprobs.of(row_of(logits, row), tokens[at], top);
   });
@@ -87,8 +95,8 @@ std::vector<double> Sampler::probabilities(std::span<float> logits, const Sampli
 }
 
 /// Rows are handed out one by one, since they differ in cost. The first exception is rethrown here.
-void Sampler::for_each_row(int64_t rows, const RowBody& body) {
-  if (rows < kRowsWorthThreads || pool_.size() == 1) {
+void Sampler::for_each_row(int64_t rows, bool threaded, const RowBody& body) {
+  if (!threaded || pool_.size() == 1) {
     for (int64_t row = 0; row < rows; ++row) body(workspaces_.front(), row);
     return;
   }

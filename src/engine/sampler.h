@@ -43,7 +43,7 @@ class Sampler {
     std::vector<float> original;  // the row before processing
   };
   using RowBody = std::function<void(Workspace&, int64_t row)>;
-  void for_each_row(int64_t rows, const RowBody& body);
+  void for_each_row(int64_t rows, bool threaded, const RowBody& body);
 
   ThreadPool pool_;
   std::vector<Workspace> workspaces_;  // one per thread

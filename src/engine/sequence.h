@@ -12,7 +12,7 @@ namespace polylora {
 
 using EngineClock = std::chrono::steady_clock;
 
-/// Owned by the engine loop; the scheduler moves it between waiting and running.
+/// Owned by EngineCore; the scheduler moves it between waiting and running.
 struct Sequence {
   uint64_t number = 0;   // also the order of arrival
   uint64_t adapter = 0;  // generation id, 0 = base model: the unit of fairness
@@ -32,8 +32,9 @@ struct Sequence {
   int preemptions = 0;
   EngineClock::time_point waiting_since;
 
-  // --- the engine loop's
+  // --- EngineCore's
   uint64_t sampling_key = 0;
+  bool ended = false;  // its terminal event is on the way
   EngineClock::time_point arrived, first_scheduled, first_token;
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;  // filled from the front, delivered once
 

@@ -1,0 +1,398 @@
+#include "engine/adapter_registry.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <set>
+#include <thread>
+#include <unordered_map>
+
+#include "base/error.h"
+#include "engine/adapter_budget.h"
+
+namespace polylora {
+namespace {
+
+uint64_t next_generation_id() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
+
+/// Weights with their share of the budget: both go when the last user goes.
+struct ResidentAdapter {
+  AdapterBudget::Reservation reservation;
+  std::unique_ptr<const Adapter> adapter;
+};
+
+struct LoadedAdapter {
+  std::shared_ptr<const Adapter> weights;
+  uint64_t content_hash = 0;
+  double seconds = 0;
+};
+
+}  // namespace
+
+/// A few hundred bytes; the files are opened again for every load, so that thousands of idle adapters hold
+/// neither descriptors nor maps.
+class AdapterGeneration {
+ public:
+  const uint64_t id = next_generation_id();
+  std::string name;
+  std::filesystem::path path;
+  std::string base_model_name;
+  int64_t rank = 0;
+  std::atomic<uint64_t> content_hash{0};
+
+  // --- guarded by the registry's mutex
+  size_t bytes = 0;                        // estimate until first loaded
+  std::shared_ptr<const Adapter> weights;  // null: on disk
+  bool loading = false;
+  std::optional<Error> load_error;  // told once, then the next acquire() tries again
+  uint64_t last_used = 0;
+  double load_seconds = -1;
+};
+
+struct AdapterRegistry::State {
+  State(const ModelConfig& config_, Backend& backend_, const AdapterRegistryOptions& options_)
+      : config(config_),
+        backend(backend_),
+        options(options_),
+        budget(std::make_shared<AdapterBudget>(options_.memory_bytes, options_.max_cpu_loras)) {}
+
+  struct LoadJob {
+    std::weak_ptr<AdapterGeneration> generation;  // nobody wants it any more: not loaded
+    AdapterBudget::Reservation reservation;
+  };
+
+  const ModelConfig& config;
+  Backend& backend;
+  const AdapterRegistryOptions options;
+  const std::shared_ptr<AdapterBudget> budget;
+
+  mutable std::mutex mutex;
+  std::condition_variable changed;          // a job was queued, a name is no longer being added, stopping
+  std::map<uint64_t, AdapterLease> places;  // in order of registration
+  std::unordered_map<std::string, uint64_t> names;  // -> place
+  uint64_t places_used = 0;
+  uint64_t uses = 0;             // clock of last_used
+  std::set<std::string> adding;  // names whose add() is under way
+  std::deque<LoadJob> jobs;
+  bool stopping = false;
+
+  std::mutex wake_mutex;  // held during the call, so that set_wake({}) waits for it
+  std::function<void()> wake;
+  std::thread loader;
+
+  // --- with the mutex held
+  AdapterLease find(const std::string& name) const;
+  std::optional<AdapterBudget::Reservation> reserve(size_t bytes, const AdapterGeneration* last_to_evict);
+  AdapterGeneration* least_recently_used(const AdapterGeneration* except) const;
+  void publish(const AdapterLease& generation);
+
+  // --- without
+  LoadedAdapter load(const AdapterGeneration& generation, const AdapterFile& file,
+                     AdapterBudget::Reservation reservation) const;
+  void load_in_background();
+  void run_job(LoadJob job);
+  void call_wake();
+};
+
+// -------------------------------------------------------------------------------------------- bookkeeping
+
+AdapterLease AdapterRegistry::State::find(const std::string& name) const {
+  const auto place = names.find(name);
+  return place == names.end() ? nullptr : places.at(place->second);
+}
+
+/// Evicts until `bytes` fit; empty when what remains is in use. Generations that lost their name are left
+/// alone: their files may be gone, and they go by themselves with their last request.
+std::optional<AdapterBudget::Reservation> AdapterRegistry::State::reserve(
+    size_t bytes, const AdapterGeneration* last_to_evict) {
+  for (;;) {
+    if (auto reservation = budget->reserve(bytes)) return reservation;
+    AdapterGeneration* victim = least_recently_used(last_to_evict);
+    if (victim == nullptr) return std::nullopt;
+    victim->weights.reset();
+  }
+}
+
+AdapterGeneration* AdapterRegistry::State::least_recently_used(const AdapterGeneration* except) const {
+  const auto evictable = [](const AdapterGeneration& generation) {
+    return generation.weights != nullptr && generation.weights.use_count() == 1;
+  };
+  AdapterGeneration* oldest = nullptr;
+  AdapterGeneration* fallback = nullptr;
+  for (const auto& [place, generation] : places) {
+    if (!evictable(*generation)) continue;
+    if (generation.get() == except) {
+      fallback = generation.get();
+    } else if (oldest == nullptr || generation->last_used < oldest->last_used) {
+      oldest = generation.get();
+    }
+  }
+  return oldest != nullptr ? oldest : fallback;
+}
+
+void AdapterRegistry::State::publish(const AdapterLease& generation) {
+  const auto [place, is_new] = names.try_emplace(generation->name, places_used + 1);
+  if (is_new) ++places_used;
+  places[place->second] = generation;
+}
+
+// ------------------------------------------------------------------------------------------------ loading
+
+LoadedAdapter AdapterRegistry::State::load(const AdapterGeneration& generation, const AdapterFile& file,
+                                           AdapterBudget::Reservation reservation) const {
+  const auto start = std::chrono::steady_clock::now();
+  LoadedAdapter loaded;
+  loaded.content_hash = file.content_hash();
+  const uint64_t expected = generation.content_hash;
+  if (expected != 0 && expected != loaded.content_hash) {
+    fail(ErrorCode::kDataCorrupt,
+         "LoRA adapter '{}': the files in {} changed on disk since it was loaded; load it again",
+         generation.name, generation.path.string());
+  }
+  auto resident = std::make_shared<ResidentAdapter>();
+  resident->reservation = std::move(reservation);
+  resident->adapter = file.load(backend, options.dtype);
+  resident->reservation.resize(resident->adapter->bytes());
+  loaded.weights = std::shared_ptr<const Adapter>(resident, resident->adapter.get());
+  loaded.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return loaded;
+}
+
+void AdapterRegistry::State::load_in_background() {
+  std::unique_lock lock(mutex);
+  for (;;) {
+    changed.wait(lock, [&] { return stopping || !jobs.empty(); });
+    if (stopping) return;
+    LoadJob job = std::move(jobs.front());
+    jobs.pop_front();
+    lock.unlock();
+    run_job(std::move(job));
+    call_wake();
+    lock.lock();
+  }
+}
+
+void AdapterRegistry::State::run_job(LoadJob job) {
+  const AdapterLease generation = job.generation.lock();
+  if (generation == nullptr) return;
+  std::optional<Error> error;
+  LoadedAdapter loaded;
+  try {
+    loaded = load(*generation, AdapterFile(generation->path, config), std::move(job.reservation));
+  } catch (const Error& problem) {
+    error = problem;
+  } catch (const std::exception& problem) {
+    error = Error(ErrorCode::kInternal, problem.what());
+  }
+  const std::scoped_lock lock(mutex);
+  generation->loading = false;
+  generation->load_error = std::move(error);
+  if (loaded.weights == nullptr) return;
+  generation->bytes = loaded.weights->bytes();
+  generation->weights = std::move(loaded.weights);
+  generation->content_hash = loaded.content_hash;
+  generation->load_seconds = loaded.seconds;
+  generation->last_used = ++uses;
+}
+
+void AdapterRegistry::State::call_wake() {
+  const std::scoped_lock lock(wake_mutex);
+  if (wake) wake();
+}
+
+// ----------------------------------------------------------------------------------------------- registry
+
+AdapterRegistry::AdapterRegistry(const ModelConfig& config, Backend& backend,
+                                 const AdapterRegistryOptions& options)
+    : state_(std::make_unique<State>(config, backend, options)) {
+  state_->loader = std::thread([state = state_.get()] { state->load_in_background(); });
+}
+
+AdapterRegistry::~AdapterRegistry() {
+  {
+    const std::scoped_lock lock(state_->mutex);
+    state_->stopping = true;
+  }
+  state_->changed.notify_all();
+  state_->loader.join();
+}
+
+void AdapterRegistry::set_wake(std::function<void()> wake) {
+  const std::scoped_lock lock(state_->wake_mutex);
+  state_->wake = std::move(wake);
+}
+
+namespace {
+
+void check_limits(const std::string& name, const AdapterFile& file, const AdapterRegistryOptions& options) {
+  if (options.max_lora_rank > 0 && file.max_rank() > options.max_lora_rank) {
+    fail(ErrorCode::kResourceExhausted, "LoRA rank {} is greater than max_lora_rank {}.", file.max_rank(),
+         options.max_lora_rank);
+  }
+  if (const size_t bytes = file.packed_bytes(options.dtype); bytes > options.memory_bytes) {
+    fail(ErrorCode::kResourceExhausted,
+         "LoRA adapter '{}' needs {} bytes, more than the {} bytes for adapters", name, bytes,
+         options.memory_bytes);
+  }
+}
+
+[[noreturn]] void fail_name_taken(const std::string& name) {
+  fail(ErrorCode::kAlreadyExists,
+       "The lora adapter '{}' has already been loaded. If you want to load the adapter in place, set "
+       "'load_inplace' to True.",
+       name);
+}
+
+/// Two add() of one name run one after the other.
+class NameClaim {
+ public:
+  NameClaim(std::mutex& mutex, std::condition_variable& changed, std::set<std::string>& claimed,
+            const std::string& name)
+      : mutex_(mutex), changed_(changed), claimed_(claimed), name_(name) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return !claimed_.contains(name_); });
+    claimed_.insert(name_);
+  }
+  ~NameClaim() {
+    {
+      const std::scoped_lock lock(mutex_);
+      claimed_.erase(name_);
+    }
+    changed_.notify_all();
+  }
+  NameClaim(const NameClaim&) = delete;
+  NameClaim& operator=(const NameClaim&) = delete;
+
+ private:
+  std::mutex& mutex_;
+  std::condition_variable& changed_;
+  std::set<std::string>& claimed_;
+  const std::string& name_;
+};
+
+}  // namespace
+
+void AdapterRegistry::add(const std::string& name, const std::filesystem::path& path, LoadMode mode,
+                          bool replace, const std::string& base_model_name) {
+  State& state = *state_;
+  const NameClaim claim(state.mutex, state.changed, state.adding, name);
+  AdapterLease old;
+  {
+    const std::scoped_lock lock(state.mutex);
+    old = state.find(name);
+  }
+  if (old != nullptr && !replace) fail_name_taken(name);
+
+  const AdapterFile file(path, state.config);
+  check_limits(name, file, state.options);
+  const auto generation = std::make_shared<AdapterGeneration>();
+  generation->name = name;
+  generation->path = path;
+  generation->base_model_name = base_model_name;
+  generation->rank = file.max_rank();
+  generation->bytes = file.packed_bytes(state.options.dtype);
+
+  if (mode == LoadMode::kNow) {
+    std::optional<AdapterBudget::Reservation> reservation;
+    {
+      const std::scoped_lock lock(state.mutex);
+      reservation = state.reserve(generation->bytes, old.get());
+    }
+    if (!reservation) {
+      fail(ErrorCode::kResourceExhausted,
+           "LoRA adapter '{}' needs {} bytes; of the {} bytes for adapters too many are in use by running "
+           "requests; try again later",
+           name, generation->bytes, state.budget->max_bytes());
+    }
+    LoadedAdapter loaded = state.load(*generation, file, std::move(*reservation));
+    generation->bytes = loaded.weights->bytes();
+    generation->weights = std::move(loaded.weights);
+    generation->content_hash = loaded.content_hash;
+    generation->load_seconds = loaded.seconds;
+  }
+  {
+    const std::scoped_lock lock(state.mutex);
+    generation->last_used = ++state.uses;
+    state.publish(generation);
+  }
+  state.call_wake();  // room may have changed hands
+}
+
+bool AdapterRegistry::remove(std::string_view name) {
+  AdapterLease removed;  // freed after the lock
+  const std::scoped_lock lock(state_->mutex);
+  const auto place = state_->names.find(std::string(name));
+  if (place == state_->names.end()) return false;
+  removed = std::move(state_->places.at(place->second));
+  state_->places.erase(place->second);
+  state_->names.erase(place);
+  return true;
+}
+
+AdapterLease AdapterRegistry::lease(std::string_view name) const {
+  const std::scoped_lock lock(state_->mutex);
+  return state_->find(std::string(name));
+}
+
+std::vector<AdapterInfo> AdapterRegistry::list() const {
+  const std::scoped_lock lock(state_->mutex);
+  std::vector<AdapterInfo> infos;
+  infos.reserve(state_->places.size());
+  for (const auto& [place, generation] : state_->places) {
+    infos.push_back({.name = generation->name,
+                     .path = generation->path,
+                     .base_model_name = generation->base_model_name,
+                     .generation = generation->id,
+                     .rank = generation->rank,
+                     .bytes = generation->bytes,
+                     .resident = generation->weights != nullptr,
+                     .load_seconds = generation->load_seconds});
+  }
+  return infos;
+}
+
+size_t AdapterRegistry::resident_bytes() const {
+  return state_->budget->bytes();
+}
+
+int AdapterRegistry::resident_count() const {
+  return state_->budget->count();
+}
+
+AdapterRegistry::Acquired AdapterRegistry::acquire(const AdapterLease& lease) {
+  check(lease != nullptr, "the base model has no weights to acquire");
+  const std::scoped_lock lock(state_->mutex);
+  if (lease->weights != nullptr) {
+    lease->last_used = ++state_->uses;
+    return {Residency::kReady, lease->weights, std::nullopt};
+  }
+  if (lease->loading) return {Residency::kLoading, nullptr, std::nullopt};
+  if (lease->load_error) return {Residency::kFailed, nullptr, std::exchange(lease->load_error, std::nullopt)};
+  auto reservation = state_->reserve(lease->bytes, nullptr);
+  if (!reservation) return {Residency::kNoRoom, nullptr, std::nullopt};
+  lease->loading = true;
+  state_->jobs.push_back({lease, std::move(*reservation)});
+  state_->changed.notify_all();
+  return {Residency::kLoading, nullptr, std::nullopt};
+}
+
+const std::string& adapter_name(const AdapterLease& lease) {
+  return lease->name;
+}
+
+uint64_t adapter_generation_id(const AdapterLease& lease) {
+  return lease == nullptr ? 0 : lease->id;
+}
+
+uint64_t adapter_content_hash(const AdapterLease& lease) {
+  return lease == nullptr ? 0 : lease->content_hash.load();
+}
+
+}  // namespace polylora
