@@ -73,7 +73,25 @@ class Interpreter {
 
  private:
   enum class Flow { kNormal, kBreak, kContinue };
-  class Depth;
+
+  static constexpr int kMaxDepth = 1200;  // nested evaluations, macros calling macros included
+
+  /// One level of recursion.
+  class Depth {
+   public:
+    explicit Depth(Interpreter& interpreter) : interpreter_(interpreter) {
+      if (interpreter_.depth_ >= kMaxDepth) {
+        fail(ErrorCode::kResourceExhausted, "the chat template recurses too deeply");
+      }
+      ++interpreter_.depth_;
+    }
+    ~Depth() { --interpreter_.depth_; }
+    Depth(const Depth&) = delete;
+    Depth& operator=(const Depth&) = delete;
+
+   private:
+    Interpreter& interpreter_;
+  };
 
   Flow exec_body(const Body& body);
   Flow exec(const Stmt& stmt);
