@@ -3,6 +3,7 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -38,7 +39,6 @@ std::string to_argument(const YAML::Node& node) {
 
 ConfigEntry read_entry(std::string key, const YAML::Node& value) {
   std::replace(key.begin(), key.end(), '_', '-');
-  if (key == "model") return {"", {to_argument(value)}};
   const std::string flag = "--" + key;
   if (value.IsNull()) return {flag, {}};
   bool on = false;
@@ -69,13 +69,15 @@ std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path) {
   try {
     const YAML::Node root = YAML::Load(text);
     if (!root.IsMap()) {
-      fail(ErrorCode::kInvalidArgument, "--config {}: expected lines of the form `flag-name: value`", path.string());
+      fail(ErrorCode::kInvalidArgument, "--config {}: expected lines of the form `flag-name: value`",
+           path.string());
     }
     std::vector<ConfigEntry> entries;
     for (const auto& item : root) entries.push_back(read_entry(item.first.as<std::string>(), item.second));
     return entries;
   } catch (const YAML::Exception& error) {
-    fail(ErrorCode::kInvalidArgument, "--config {}: line {}: {}", path.string(), error.mark.line + 1, error.msg);
+    fail(ErrorCode::kInvalidArgument, "--config {}: line {}: {}", path.string(), error.mark.line + 1,
+         error.msg);
   }
 }
 
@@ -83,20 +85,20 @@ std::vector<std::string> merge_config(const std::vector<ConfigEntry>& entries,
                                       std::vector<std::string> command_line) {
   std::set<std::string> given;
   for (const std::string& argument : command_line) given.insert(flag_of(argument));
-  // The model of the command line is its first argument, as in vLLM.
-  if (!command_line.empty() && !command_line.front().starts_with("-")) {
-    given.insert("--model");
-  }
 
   std::vector<std::string> merged;
-  for (const ConfigEntry& entry : entries) {
-    const std::string flag = entry.flag.empty() ? "--model" : entry.flag;
-    if (given.contains(flag)) continue;
-    // The model goes first: a list flag before it would take it for one of its values.
-    const auto at = entry.flag.empty() ? merged.begin() : merged.end();
-    merged.insert(at, entry.arguments.begin(), entry.arguments.end());
+  // A model given by position stays in front: a list flag before it would take it for one of its values.
+  auto rest = command_line.begin();
+  if (rest != command_line.end() && !rest->starts_with("-")) {
+    given.insert("--model");
+    merged.push_back(std::move(*rest++));
   }
-  merged.insert(merged.end(), command_line.begin(), command_line.end());
+  for (const ConfigEntry& entry : entries) {
+    if (!given.contains(entry.flag)) {
+      merged.insert(merged.end(), entry.arguments.begin(), entry.arguments.end());
+    }
+  }
+  merged.insert(merged.end(), std::make_move_iterator(rest), std::make_move_iterator(command_line.end()));
   return merged;
 }
 

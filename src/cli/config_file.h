@@ -9,12 +9,12 @@ namespace polylora {
 
 /// One key of the file and the command-line arguments it stands for.
 struct ConfigEntry {
-  std::string flag;                    // "--max-model-len"; "" for the key `model`
+  std::string flag;                    // "--max-model-len"
   std::vector<std::string> arguments;  // {"--max-model-len", "2048"}, {"--no-enable-prefix-caching"}, …
 };
 
-/// Reads a mapping of flag names (hyphens or underscores, without the dashes) to scalars, lists, or mappings (handed
-/// on as JSON). Throws kNotFound, or kInvalidArgument naming file and line.
+/// Reads a mapping of flag names (hyphens or underscores, without the dashes) to scalars, lists, or mappings
+/// (handed on as JSON). Throws kNotFound, or kInvalidArgument naming file and line.
 std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path);
 
 /// The file's arguments before the command line's, less those that the command line gives itself.

@@ -16,7 +16,9 @@ namespace {
 
 constexpr size_t kHelpColumn = 38;
 
-bool is_flag(std::string_view argument) { return argument.size() > 2 && argument.starts_with("--"); }
+bool is_flag(std::string_view argument) {
+  return argument.size() > 2 && argument.starts_with("--");
+}
 
 /// "--a_b=c_d" -> {"--a-b", "=c_d"}.
 std::pair<std::string, std::string> split_flag(const std::string& argument) {
@@ -60,7 +62,8 @@ void FlagSet::custom(const std::string& name, const std::string& metavar, const 
 }
 
 void FlagSet::positional(const std::string& name, std::string& value, const std::string& help) {
-  app_.add_option(name, value, help)->option_text(" ");
+  names_.push_back("--" + name);
+  app_.add_option(name + ",--" + name, value, help)->option_text(" ")->group("Model")->take_last();
 }
 
 void FlagSet::text(const std::string& name, std::string& value, const std::string& metavar,
@@ -73,17 +76,20 @@ void FlagSet::integer(const std::string& name, int& value, int smallest, const s
       [&value, name, smallest](const std::string& text) { value = parse_number(name, text, smallest); });
 }
 
-void FlagSet::number(const std::string& name, double& value, double smallest, const std::string& help) {
-  add(name, "X", help, fmt::to_string(value),
-      [&value, name, smallest](const std::string& text) { value = parse_number(name, text, smallest); });
+void FlagSet::number(const std::string& name, double& value, const std::string& help,
+                     const std::string& shown) {
+  add(name, "X", help, shown.empty() ? fmt::to_string(value) : shown,
+      [&value, name](const std::string& text) { value = parse_number(name, text, 0.0); });
 }
 
-void FlagSet::bytes(const std::string& name, size_t& value, const std::string& help, const std::string& shown) {
-  add(name, "BYTES", help, shown.empty() ? format_bytes(value) : shown, [&value, name](const std::string& text) {
-    const int64_t parsed = parse_count(name, text);
-    if (parsed <= 0) fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a positive size", name, text);
-    value = static_cast<size_t>(parsed);
-  });
+void FlagSet::bytes(const std::string& name, size_t& value, const std::string& help,
+                    const std::string& shown) {
+  add(name, "BYTES", help, shown.empty() ? format_bytes(value) : shown,
+      [&value, name](const std::string& text) {
+        const int64_t parsed = parse_count(name, text);
+        if (parsed <= 0) fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a positive size", name, text);
+        value = static_cast<size_t>(parsed);
+      });
 }
 
 void FlagSet::choice(const std::string& name, std::string& value, const std::vector<std::string>& choices,
@@ -91,7 +97,8 @@ void FlagSet::choice(const std::string& name, std::string& value, const std::vec
   add(name, fmt::format("{{{}}}", fmt::join(choices, ",")), help, value,
       [&value, name, choices](const std::string& text) {
         if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
-          fail(ErrorCode::kInvalidArgument, "{}: '{}' is not one of {}", name, text, fmt::join(choices, ", "));
+          fail(ErrorCode::kInvalidArgument, "{}: '{}' is not one of {}", name, text,
+               fmt::join(choices, ", "));
         }
         value = text;
       });
@@ -122,7 +129,9 @@ void FlagSet::ignored(const std::string& name, bool takes_value, std::string_vie
   }
 }
 
-void FlagSet::refused(const std::string& name, std::string_view why) { refused_[name] = why; }
+void FlagSet::refused(const std::string& name, std::string_view why) {
+  refused_[name] = why;
+}
 
 std::string FlagSet::canonical(const std::string& argument) const {
   auto [name, value] = split_flag(argument);

@@ -25,11 +25,13 @@ class FlagSet {
   /// Flags added from here on are listed under this heading.
   void group(const std::string& name) { group_ = name; }
 
+  /// Given by position, or as --name.
   void positional(const std::string& name, std::string& value, const std::string& help);
   void text(const std::string& name, std::string& value, const std::string& metavar, const std::string& help);
   void integer(const std::string& name, int& value, int smallest, const std::string& help);
-  void number(const std::string& name, double& value, double smallest, const std::string& help);
-  /// Takes 4G, 512M and the like; `shown` says what the default is when it is computed.
+  /// Not negative. `shown` says what the default is when the variable does not.
+  void number(const std::string& name, double& value, const std::string& help, const std::string& shown = {});
+  /// Takes 4G, 512M and the like; `shown` as above.
   void bytes(const std::string& name, size_t& value, const std::string& help, const std::string& shown = {});
   void choice(const std::string& name, std::string& value, const std::vector<std::string>& choices,
               const std::string& help);

@@ -1,49 +1,41 @@
-// From a path to everything that serving and chatting need.
+// From a path to everything that serving a base model takes. Shared by `serve` and `chat`.
 #pragma once
 
 #include <memory>
 #include <optional>
 #include <string>
 
+#include "base/progress.h"
 #include "io/checkpoint.h"
 #include "model/weights.h"
 #include "ops/backend.h"
+#include "serve/server.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
 namespace polylora {
 
 struct LoadOptions {
-  std::string model;
-  std::string tokenizer;       // folder or tokenizer.json; empty: the model's
-  std::string dtype = "auto";  // auto, float32, float, bfloat16, half, float16
-  std::string quantization;    // "", q8, q4
-  std::string backend = "cpu";
-  int threads = 0;
-  bool skip_tokenizer_init = false;
-  std::string chat_template;               // file or inline Jinja; empty: the model's
-  std::string generation_config = "auto";  // auto, vllm (ignore the model's), or a folder
+  std::string model;                       // HF folder or .gguf file
+  std::string tokenizer;                   // folder or tokenizer.json; empty: the model's
+  bool skip_tokenizer = false;             // token ids only
+  std::string chat_template;               // file or Jinja text; empty: the model's
+  std::string generation_config = "auto";  // "auto": the model's; "vllm": none; else a folder or file
+  WeightPolicy policy = WeightPolicy::kNative;
+  BackendOptions backend;
 };
 
 struct LoadedModel {
-  std::unique_ptr<Checkpoint>
-      checkpoint;  // stays open: its maps back nothing after loading, its texts are used
   std::unique_ptr<Backend> backend;
   std::unique_ptr<Model> model;
-  std::unique_ptr<Tokenizer> tokenizer;         // null with skip_tokenizer_init
-  std::unique_ptr<ChatTemplate> chat_template;  // null when the model has none
-  std::string bos_token, eos_token;
-  nlohmann::json generation_config;
-  DType kv_dtype = DType::kBf16;    // what --kv-cache-dtype auto means
-  DType lora_dtype = DType::kBf16;  // what --lora-dtype auto means
-  std::string weights_description;  // "GGUF Q4_1, held as q4"
-  double seconds = 0;
+  std::unique_ptr<Tokenizer> tokenizer;       // null with skip_tokenizer
+  std::optional<ChatTemplate> chat_template;  // absent when the model has none
+  std::string format;                         // "GGUF Q4_1"
+  /// Token strings and generation defaults; `names` and the pointers are for the caller to fill in.
+  ServedModel text;
 };
 
-/// Draws a progress bar on a terminal when loading takes over a second. Throws with what to do.
-LoadedModel load(const LoadOptions& options);
-
-/// One line on stderr: "polylora: warning: …".
-void warn(const std::string& message);
+/// Throws what Checkpoint, Tokenizer and ChatTemplate throw.
+LoadedModel load(const LoadOptions& options, const ProgressFn& progress);
 
 }  // namespace polylora

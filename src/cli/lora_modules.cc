@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <string_view>
+#include <utility>
 
 #include "base/error.h"
 
@@ -12,49 +14,87 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-fs::path expand_user(const std::string& path) {
+fs::path resolve_path(const std::string& text) {
   const char* home = std::getenv("HOME");
-  if (home != nullptr && (path == "~" || path.starts_with("~/"))) return home + path.substr(1);
-  return path;
+  fs::path path = text;
+  if (home != nullptr && (text == "~" || text.starts_with("~/"))) path = home + text.substr(1);
+  return fs::exists(path) ? fs::absolute(path) : path;
 }
 
-LoraModule parse_object(const json& object, const std::string& item) {
-  const auto text = [&](const char* key) {
-    return object.contains(key) && object[key].is_string() ? object[key].get<std::string>() : std::string();
-  };
-  bool valid = object.is_object() && !text("name").empty() && !text("path").empty();
+[[noreturn]] void fail_fields(const std::string& item, std::string_view why) {
+  fail(ErrorCode::kInvalidArgument, "Invalid fields for --lora-modules: {} - {}", item, why);
+}
+
+LoraModule module_from_json(const json& object, const std::string& item) {
+  if (!object.is_object()) fail_fields(item, "expected an object with \"name\" and \"path\"");
   for (const auto& [key, value] : object.items()) {
-    valid =
-        valid && (key == "name" || key == "path" || key == "base_model_name" || key == "is_3d_lora_weight");
+    if (key == "is_3d_lora_weight") {
+      if (value != false) fail_fields(item, "is_3d_lora_weight is for mixture-of-experts adapters");
+    } else if (key != "name" && key != "path" && key != "base_model_name") {
+      fail_fields(item, fmt::format("unknown field '{}'", key));
+    } else if (!value.is_string() && !(key == "base_model_name" && value.is_null())) {
+      fail_fields(item, fmt::format("'{}' must be a string", key));
+    }
   }
-  if (!valid) fail(ErrorCode::kInvalidArgument, "Invalid fields for --lora-modules: {}", item);
-  return {text("name"), expand_user(text("path")), text("base_model_name")};
+  for (const char* key : {"name", "path"}) {
+    if (!object.contains(key)) fail_fields(item, fmt::format("'{}' is missing", key));
+  }
+  const auto base = object.find("base_model_name");
+  return {object["name"], resolve_path(object["path"]),
+          base == object.end() || base->is_null() ? "" : base->get<std::string>()};
 }
 
-void parse_json_item(const std::string& item, std::vector<LoraModule>& modules) {
-  const json value = json::parse(item, nullptr, false);
-  if (value.is_discarded() || (!value.is_object() && !value.is_array())) {
+void append_json(const std::string& item, std::vector<LoraModule>& modules) {
+  const json value = json::parse(item, nullptr, /*allow_exceptions=*/false);
+  if (value.is_discarded()) {
     fail(ErrorCode::kInvalidArgument, "Invalid JSON format for --lora-modules: {}", item);
   }
-  if (value.is_object()) {
-    modules.push_back(parse_object(value, item));
+  if (!value.is_array()) {
+    modules.push_back(module_from_json(value, item));
+    return;
+  }
+  for (const json& entry : value) modules.push_back(module_from_json(entry, item));
+}
+
+void append_folder(const fs::path& folder, std::vector<LoraModule>& modules) {
+  if (fs::exists(folder / "adapter_config.json")) {
+    fail(ErrorCode::kInvalidArgument, "--lora-modules: {} is an adapter; give it a name: NAME={}",
+         folder.string(), folder.string());
+  }
+  std::vector<LoraModule> found;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    if (fs::exists(entry.path() / "adapter_config.json")) {
+      found.push_back({entry.path().filename(), entry.path(), ""});
+    }
+  }
+  if (found.empty()) {
+    fail(ErrorCode::kInvalidArgument, "--lora-modules: no sub-folder of {} has an adapter_config.json",
+         folder.string());
+  }
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
+  modules.insert(modules.end(), found.begin(), found.end());
+}
+
+void append_item(const std::string& item, std::vector<LoraModule>& modules) {
+  const size_t equals = item.find('=');
+  if (equals != std::string::npos && item.find(',') == std::string::npos) {
+    modules.push_back({item.substr(0, equals), resolve_path(item.substr(equals + 1)), ""});
+  } else if (const fs::path folder = resolve_path(item); fs::is_directory(folder)) {
+    append_folder(folder, modules);
   } else {
-    for (const json& object : value) modules.push_back(parse_object(object, item));
+    append_json(item, modules);
   }
 }
 
-void list_folder(const fs::path& folder, std::vector<LoraModule>& modules) {
-  const size_t first = modules.size();
-  for (const auto& entry : fs::directory_iterator(folder)) {
-    if (fs::exists(entry.path() / "adapter_config.json"))
-      modules.push_back({entry.path().filename(), entry.path(), ""});
+void add_to_registry(AdapterRegistry& registry, const LoraModule& module, const std::string& base_name,
+                     AdapterRegistry::LoadMode mode) {
+  const bool replace = mode == AdapterRegistry::LoadMode::kNow;  // the second pass
+  try {
+    registry.add(module.name, module.path, mode, replace, base_name);
+  } catch (const Error& error) {
+    throw Error(error.code(),
+                fmt::format("adapter '{}' ({}): {}", module.name, module.path.string(), error.what()));
   }
-  if (modules.size() == first) {
-    fail(ErrorCode::kInvalidArgument, "--lora-modules: {} has no sub-folder with an adapter_config.json",
-         folder.string());
-  }
-  std::sort(modules.begin() + static_cast<std::ptrdiff_t>(first), modules.end(),
-            [](const LoraModule& a, const LoraModule& b) { return a.name < b.name; });
 }
 
 }  // namespace
@@ -62,20 +102,40 @@ void list_folder(const fs::path& folder, std::vector<LoraModule>& modules) {
 std::vector<LoraModule> parse_lora_modules(const std::vector<std::string>& items) {
   std::vector<LoraModule> modules;
   for (const std::string& item : items) {
-    if (item.empty()) continue;
-    const size_t equals = item.find('=');
-    if (equals != std::string::npos && item.find(',') == std::string::npos) {
-      modules.push_back({item.substr(0, equals), expand_user(item.substr(equals + 1)), ""});
-      if (modules.back().name.empty() || modules.back().path.empty()) {
-        fail(ErrorCode::kInvalidArgument, "--lora-modules: '{}' must be name=path", item);
-      }
-    } else if (item.front() != '{' && item.front() != '[' && fs::is_directory(expand_user(item))) {
-      list_folder(expand_user(item), modules);
-    } else {
-      parse_json_item(item, modules);
+    if (!item.empty()) append_item(item, modules);
+  }
+  for (const LoraModule& module : modules) {
+    if (module.name.empty() || module.path.empty()) {
+      fail(ErrorCode::kInvalidArgument, "--lora-modules: '{}={}' needs a name and a path", module.name,
+           module.path.string());
     }
   }
   return modules;
+}
+
+void load_lora_modules(AdapterRegistry& registry, const std::vector<LoraModule>& modules,
+                       const std::vector<std::string>& served_names, size_t preload_bytes) {
+  const auto is_served = [&](const std::string& name) {
+    return std::find(served_names.begin(), served_names.end(), name) != served_names.end();
+  };
+  const auto base_name = [&](const LoraModule& module) {
+    return is_served(module.base_model_name) ? module.base_model_name : "";
+  };
+  for (const LoraModule& module : modules) {
+    if (is_served(module.name)) {
+      fail(ErrorCode::kInvalidArgument, "The lora adapter '{}' conflicts with a served base model.",
+           module.name);
+    }
+    add_to_registry(registry, module, base_name(module), AdapterRegistry::LoadMode::kLazy);
+  }
+
+  const std::vector<AdapterInfo> infos = registry.list();  // in the order of `modules`
+  size_t total = 0;
+  for (size_t i = 0; i < modules.size() && i < infos.size(); ++i) {
+    total += infos[i].bytes;
+    if (total > preload_bytes) return;
+    add_to_registry(registry, modules[i], base_name(modules[i]), AdapterRegistry::LoadMode::kNow);
+  }
 }
 
 }  // namespace polylora

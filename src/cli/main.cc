@@ -1,5 +1,7 @@
+// polylora VERB [ARGUMENTS]
 #include <fmt/format.h>
 
+#include <array>
 #include <cstdio>
 #include <exception>
 #include <string>
@@ -7,7 +9,8 @@
 #include <vector>
 
 #include "base/error.h"
-#include "cli/args.h"
+#include "cli/console.h"
+#include "cli/values.h"
 #include "cli/verbs.h"
 
 namespace polylora {
@@ -15,58 +18,59 @@ namespace {
 
 struct Verb {
   std::string_view name;
-  int (*run)(std::vector<std::string> words);
-  std::string_view summary;
+  std::string_view about;
+  int (*run)(const Arguments&);
 };
 
-constexpr Verb kVerbs[] = {
-    {"serve", run_serve, "serve a model and its LoRA adapters over HTTP (OpenAI API)"},
-    {"chat", run_chat, "talk to a model in the terminal, switching adapters"},
-};
+int run_help(const Arguments& arguments);
 
-void print_usage() {
-  fmt::print("polylora {}: one base model, many LoRA adapters\n\nUsage: polylora VERB …\n\n",
-             POLYLORA_VERSION);
-  for (const Verb& verb : kVerbs) fmt::print("  {:<10} {}\n", verb.name, verb.summary);
-  fmt::print("  {:<10} {}\n\npolylora VERB --help lists a verb's flags.\n", "version", "print the version");
+constexpr std::array<Verb, 4> kVerbs = {{
+    {"serve", "serve a model and its adapters over HTTP (OpenAI- and vLLM-compatible)", run_serve},
+    {"chat", "talk to a model and its adapters in the terminal", run_chat},
+    {"version", "print the version", run_version},
+    {"help", "print this", run_help},
+}};
+
+int run_help(const Arguments&) {
+  fmt::print("polylora: one base model, many LoRA adapters\n\nUsage: polylora VERB [ARGUMENTS]\n\nVerbs:\n");
+  for (const Verb& verb : kVerbs) fmt::print("  {:<10}{}\n", verb.name, verb.about);
+  fmt::print("\n`polylora VERB --help` lists the flags of a verb.\n");
+  return 0;
 }
 
-int run_verb(const std::string& name, std::vector<std::string> words) {
+const Verb& find_verb(std::string_view name) {
+  if (name == "--version" || name == "-v") name = "version";
+  if (name == "--help" || name == "-h") name = "help";
   std::vector<std::string> names;
   for (const Verb& verb : kVerbs) {
-    if (verb.name == name) return verb.run(std::move(words));
+    if (verb.name == name) return verb;
     names.emplace_back(verb.name);
   }
-  const std::string near = nearest(name, names);
-  fail(ErrorCode::kInvalidArgument, "unknown verb '{}'{}; see polylora --help", name,
-       near.empty() ? "" : " (did you mean " + near + "?)");
+  const std::string guess = nearest(name, names);
+  fail(ErrorCode::kInvalidArgument, "unknown verb '{}'{} (polylora help)", name,
+       guess.empty() ? "" : fmt::format("; did you mean {}?", guess));
 }
 
-int run(std::vector<std::string> words) {
-  if (words.empty() || words[0] == "--help" || words[0] == "-h" || words[0] == "help") {
-    print_usage();
-    return words.empty() ? 2 : 0;
+int run(const Arguments& arguments) {
+  if (arguments.empty()) {
+    run_help({});
+    return 2;
   }
-  if (words[0] == "version" || words[0] == "--version") {
-    fmt::print("polylora {}\n", POLYLORA_VERSION);
-    return 0;
-  }
-  const std::string verb = words.front();
-  words.erase(words.begin());
-  return run_verb(verb, std::move(words));
+  return find_verb(arguments.front()).run({arguments.begin() + 1, arguments.end()});
 }
 
 }  // namespace
 }  // namespace polylora
 
 int main(int argc, char** argv) {
+  using polylora::ErrorCode;
   try {
     return polylora::run({argv + 1, argv + argc});
   } catch (const polylora::Error& error) {
-    fmt::print(stderr, "polylora: error: {}\n", error.what());
-    return error.code() == polylora::ErrorCode::kInvalidArgument ? 2 : 1;
+    polylora::print_line(fmt::format("polylora: error: {}", error.what()));
+    return error.code() == ErrorCode::kInvalidArgument ? 2 : 1;
   } catch (const std::exception& error) {
-    fmt::print(stderr, "polylora: error: {}\n", error.what());
+    polylora::print_line(fmt::format("polylora: error: {}", error.what()));
     return 1;
   }
 }

@@ -1,294 +1,259 @@
 #include "cli/serve_flags.h"
 
-#include <CLI/Config.hpp>
-#include <CLI/Formatter.hpp>
-#include <CLI/Option.hpp>
+#include <array>
 #include <cstdlib>
+#include <string_view>
 
 #include "base/error.h"
-#include "cli/args.h"
+#include "cli/console.h"
+#include "cli/values.h"
+#include "cli/vllm_flags.h"
+#include "ops/weight.h"
 
 namespace polylora {
 namespace {
 
-/// A vLLM flag that is taken so that existing command lines work, and does nothing.
-struct InertFlag {
+constexpr size_t kDefaultLoraMemory = size_t{2} << 30;
+
+/// The type that `spelling` stands for here, where f16 is computed as bf16.
+DType float_type(std::string_view flag, const std::string& spelling, DType automatic) {
+  if (spelling == "auto") return automatic;
+  if (spelling == "float32" || spelling == "float") return DType::kF32;
+  if (spelling == "float16" || spelling == "half") {
+    warn("{} {}: computed as bfloat16", flag, spelling);
+  }
+  return DType::kBf16;
+}
+
+WeightPolicy weight_policy(const std::string& dtype, const std::string& quantization) {
+  if (quantization == "q8") return WeightPolicy::kQ8;
+  if (quantization == "q4") return WeightPolicy::kQ4;
+  if (dtype == "auto") return WeightPolicy::kNative;
+  return float_type("--dtype", dtype, DType::kBf16) == DType::kF32 ? WeightPolicy::kF32 : WeightPolicy::kBf16;
+}
+
+void set_max_model_len(ModelFlags& values, const std::string& text) {
+  values.fit_max_model_len = text == "auto" || text == "-1";
+  values.engine.max_model_len = 0;
+  if (values.fit_max_model_len) return;
+  const int64_t length = parse_count("--max-model-len", text);
+  if (length < 1 || length > (1 << 30)) {
+    fail(ErrorCode::kInvalidArgument, "--max-model-len: {} is not a length that a request can have", text);
+  }
+  values.engine.max_model_len = static_cast<int>(length);
+}
+
+void require_block_size(const std::string& text) {
+  if (text != fmt::to_string(kKvPageSize)) {
+    fail(ErrorCode::kInvalidArgument, "--block-size: pages hold {} tokens here, not {}", kKvPageSize, text);
+  }
+}
+
+void set_port(ServerOptions& server, const std::string& text) {
+  const int64_t port = parse_count("--port", text);
+  if (port < 0 || port > 65535) fail(ErrorCode::kInvalidArgument, "--port: {} is not in 0..65535", text);
+  server.port = static_cast<uint16_t>(port);
+}
+
+void add_model_config(FlagSet& flags, ServeFlags& values) {
+  flags.group("ModelConfig");
+  flags.list("--served-model-name", values.served_model_name, "NAME",
+             "names that `model` of a request may have; the first is echoed (default: MODEL)");
+  flags.toggle("--skip-tokenizer-init", values.load.skip_tokenizer,
+               "no text: requests and replies are token ids");
+  flags.integer("--max-logprobs", values.server.max_logprobs, -1,
+                "most logprobs a request may ask for; -1: all");
+}
+
+void add_scheduler_config(FlagSet& flags, ServeFlags& values) {
+  flags.group("SchedulerConfig");
+  flags.integer("--max-num-seqs", values.engine.max_num_seqs, 1, "requests computed at once");
+  flags.custom("--max-num-batched-tokens", "N", "tokens computed in one step",
+               fmt::to_string(values.engine.max_num_batched_tokens), [&values](const std::string& text) {
+                 const int64_t rows = parse_count("--max-num-batched-tokens", text);
+                 if (rows < 1 || rows > (1 << 20)) {
+                   fail(ErrorCode::kInvalidArgument, "--max-num-batched-tokens: {} is not in 1..1M", text);
+                 }
+                 values.engine.max_num_batched_tokens = static_cast<int>(rows);
+               });
+  flags.integer("--max-num-queued-reqs", values.engine.max_num_queued_reqs, 0,
+                "waiting requests beyond which new ones get a 503; 0: 4096");
+  flags.custom("--scheduling-policy", "{fcfs,priority}", "fair over adapters, or by the requests' `priority`",
+               "fcfs", [&values](const std::string& text) {
+                 if (text != "fcfs" && text != "priority") {
+                   fail(ErrorCode::kInvalidArgument, "--scheduling-policy: '{}' is not one of fcfs, priority",
+                        text);
+                 }
+                 values.engine.priority_scheduling = text == "priority";
+               });
+  flags.toggle("--enable-chunked-prefill", values.engine.enable_chunked_prefill,
+               "cut long prompts so that others go on");
+  flags.number("--max-adapter-wait", values.engine.max_adapter_wait_s,
+               "seconds after which a waiting adapter goes first");
+}
+
+void add_lora_config(FlagSet& flags, ServeFlags& values) {
+  flags.group("LoRAConfig");
+  flags.toggle("--enable-lora", values.server.enable_lora, "serve adapters");
+  flags.list("--lora-modules", values.lora_modules, "ITEM",
+             "NAME=PATH, JSON {\"name\",\"path\"}, a JSON list, or a folder of adapters");
+  flags.integer("--max-loras", values.engine.max_loras, 0, "distinct adapters in one step; 0: any number");
+  flags.custom("--max-lora-rank", "N", "largest rank to accept; 0: any",
+               fmt::to_string(values.adapters.max_lora_rank), [&values](const std::string& text) {
+                 values.adapters.max_lora_rank = parse_count("--max-lora-rank", text);
+               });
+  flags.integer("--max-cpu-loras", values.adapters.max_cpu_loras, 0,
+                "most adapters in memory; 0: as --lora-memory allows");
+  flags.choice("--lora-dtype", values.lora_dtype, {"auto", "float32", "bfloat16", "float16"},
+               "type of A and B; auto: float32 with --dtype float32, else bfloat16");
+  flags.bytes("--lora-memory", values.adapters.memory_bytes,
+              "memory for adapters; the least recently used are dropped");
+}
+
+void add_frontend(FlagSet& flags, ServeFlags& values) {
+  ServerOptions& server = values.server;
+  flags.group("Frontend");
+  flags.text("--host", server.host, "ADDRESS", "address to listen on");
+  flags.custom("--port", "N", "port to listen on; 0: a free one", fmt::to_string(server.port),
+               [&server](const std::string& text) { set_port(server, text); });
+  flags.text("--uds", server.uds, "PATH", "listen on this Unix socket instead");
+  flags.list("--api-key", server.api_keys, "KEY", "keys that clients must send one of (or $VLLM_API_KEY)");
+  flags.text("--root-path", server.root_path, "PREFIX", "prefix that a proxy puts before every path");
+  flags.text("--response-role", server.response_role, "ROLE", "role of chat replies");
+  flags.toggle("--enable-prompt-tokens-details", server.enable_prompt_tokens_details,
+               "report cached prompt tokens in `usage`");
+  flags.toggle("--enable-force-include-usage", server.enable_force_include_usage, "`usage` in every stream");
+  flags.toggle("--enable-request-id-headers", server.enable_request_id_headers, "answer with X-Request-Id");
+  flags.toggle("--disable-uvicorn-access-log", values.disable_access_log, "do not log requests");
+  flags.custom("--shutdown-timeout", "SECONDS", "how long SIGTERM waits for running requests",
+               fmt::to_string(values.shutdown_timeout_s), [&values](const std::string& text) {
+                 const int64_t seconds = parse_count("--shutdown-timeout", text);
+                 if (seconds < 0 || seconds > (1 << 20)) {
+                   fail(ErrorCode::kInvalidArgument, "--shutdown-timeout: {} seconds is senseless", text);
+                 }
+                 values.shutdown_timeout_s = static_cast<int>(seconds);
+               });
+
+  flags.group("Frontend: CORS and TLS");
+  flags.text("--allowed-origins", server.allowed_origins, "JSON", "list of allowed origins");
+  flags.text("--allowed-methods", server.allowed_methods, "JSON", "list of allowed methods");
+  flags.text("--allowed-headers", server.allowed_headers, "JSON", "list of allowed headers");
+  flags.toggle("--allow-credentials", server.allow_credentials, "allow credentials");
+  flags.text("--ssl-certfile", server.ssl_certfile, "FILE", "certificate chain (PEM)");
+  flags.text("--ssl-keyfile", server.ssl_keyfile, "FILE", "its private key (PEM)");
+}
+
+struct EnvironmentLimit {
   const char* name;
-  int values;  // how many words follow; -1: any number
-  const char* why;
+  int ServerOptions::*value;
 };
+constexpr std::array<EnvironmentLimit, 3> kEnvironmentLimits = {{
+    {"VLLM_MAX_N_SEQUENCES", &ServerOptions::max_n},
+    {"VLLM_MAX_COMPLETION_PROMPTS", &ServerOptions::max_prompts},
+    {"VLLM_MAX_STOP_STRINGS", &ServerOptions::max_stop_strings},
+}};
 
-constexpr InertFlag kInertFlags[] = {
-    {"--tensor-parallel-size", 1, "the model runs in one process on one machine"},
-    {"--pipeline-parallel-size", 1, "the model runs in one process on one machine"},
-    {"--data-parallel-size", 1, "the model runs in one process on one machine"},
-    {"--gpu-memory-utilization", 1,
-     "there is no GPU memory to share; see --kv-cache-memory and --lora-memory"},
-    {"--cpu-offload-gb", 1, "everything is in main memory already"},
-    {"--swap-space", 1, "preempted requests are recomputed, not swapped"},
-    {"--trust-remote-code", 0, "no code is ever loaded from a model folder"},
-    {"--enforce-eager", 0, "there are no captured graphs"},
-    {"--load-format", 1, "the format is read from the files"},
-    {"--fully-sharded-loras", 0, "nothing is sharded"},
-    {"--disable-log-stats", 0, "statistics are on /metrics, not in the log"},
-    {"--disable-log-requests", 0, "requests are not logged; see --disable-uvicorn-access-log"},
-    {"--enable-log-requests", 0, "requests are not logged"},
-    {"--tokenizer-mode", 1, "there is one tokenizer implementation"},
-    {"--distributed-executor-backend", 1, "the model runs in one process"},
-    {"--device", 1, "see --backend"},
-    {"--compilation-config", 1, "nothing is compiled at run time"},
-    {"--attention-backend", 1, "see --backend"},
-    {"--specialize-active-lora", 0, "every adapter runs at its own rank already"},
-    {"--lora-extra-vocab-size", 1, "adapters with added tokens are not supported"},
-    {"--max-lora-cls-labels", 1, "there are no classification adapters"},
-    {"--enable-mixed-moe-lora-format", 0, "there are no mixture-of-experts adapters"},
-    {"--enable-moe-shared-loras", 0, "there are no mixture-of-experts adapters"},
-    {"--enable-tower-connector-lora", 0, "there are no multi-modal models"},
-    {"--stream-interval", 1, "every token is streamed as it comes"},
-    {"--uvicorn-log-level", 1, "see --disable-uvicorn-access-log"},
-};
-
-void add_model_flags(CLI::App& app, ServeFlags& flags) {
-  const char* group = "ModelConfig";
-  app.add_option("model", flags.load.model, "Hugging Face model folder or .gguf file")->required();
-  app.add_option("--served-model-name", flags.served_model_names,
-                 "names the base answers to; default: the model path")
-      ->group(group);
-  app.add_option("--tokenizer", flags.load.tokenizer,
-                 "folder or tokenizer.json to use instead of the model's")
-      ->group(group);
-  app.add_flag("--skip-tokenizer-init", flags.load.skip_tokenizer_init, "serve token-id prompts only")
-      ->group(group);
-  app.add_option("--dtype", flags.load.dtype,
-                 "auto, float32, bfloat16; auto keeps GGUF blocks and holds HF weights as bfloat16")
-      ->group(group);
-  app.add_option("--quantization,-q", flags.load.quantization, "q8 or q4: quantise an HF model while loading")
-      ->group(group);
-  app.add_option("--max-model-len", flags.max_model_len,
-                 "most tokens of one request, prompt and output (4096, 8k, 8K, auto)")
-      ->group(group);
-  app.add_option("--max-logprobs", flags.server.max_logprobs, "most logprobs a request may ask for")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--seed", flags.engine.seed, "of requests that bring none")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--generation-config", flags.load.generation_config,
-                 "auto (the model's), vllm (none), or a folder")
-      ->group(group)
-      ->capture_default_str();
+std::string environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
 }
 
-void add_cache_flags(CLI::App& app, ServeFlags& flags) {
-  const char* group = "CacheConfig";
-  app.add_option("--kv-cache-memory,--kv-cache-memory-bytes", flags.kv_cache_memory,
-                 "bytes for keys and values (512M, 2G); default: a quarter of the free memory, at most 4G")
-      ->group(group);
-  app.add_option("--kv-cache-dtype", flags.kv_cache_dtype, "auto, float32, bfloat16")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--block-size", flags.block_size, "tokens of a KV page; always 16")
-      ->group(group)
-      ->capture_default_str();
-  app.add_flag("--enable-prefix-caching,!--no-enable-prefix-caching", flags.engine.enable_prefix_caching,
-               "reuse the KV pages of equal prompt beginnings (on)")
-      ->group(group);
-}
-
-void add_lora_flags(CLI::App& app, ServeFlags& flags) {
-  const char* group = "LoRAConfig";
-  app.add_flag("--enable-lora", flags.server.enable_lora, "serve adapters beside the base")->group(group);
-  app.add_option("--lora-modules", flags.lora_modules,
-                 "name=path, a JSON object or list, or a folder of adapters; repeatable")
-      ->group(group)
-      ->expected(1, 100000);
-  app.add_option("--max-loras", flags.engine.max_loras, "most adapters in one step; 0: any")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--max-lora-rank", flags.registry.max_lora_rank, "refuse adapters of a higher rank; 0: any")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--max-cpu-loras", flags.registry.max_cpu_loras,
-                 "most adapters in memory; 0: as --lora-memory allows")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--lora-memory", flags.lora_memory,
-                 "bytes for adapters in memory; the least recently used go back to disk")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--lora-dtype", flags.lora_dtype, "auto, float32, bfloat16; auto follows the base")
-      ->group(group)
-      ->capture_default_str();
-}
-
-void add_scheduler_flags(CLI::App& app, ServeFlags& flags) {
-  const char* group = "SchedulerConfig";
-  app.add_option("--max-num-seqs", flags.engine.max_num_seqs, "most requests computed at once")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--max-num-batched-tokens", flags.engine.max_num_batched_tokens, "most tokens of one step")
-      ->group(group)
-      ->capture_default_str();
-  app.add_flag("--enable-chunked-prefill,!--no-enable-chunked-prefill", flags.engine.enable_chunked_prefill,
-               "cut long prompts into steps (on)")
-      ->group(group);
-  app.add_option("--scheduling-policy", flags.scheduling_policy,
-                 "fcfs or priority, within an adapter; between adapters it is always fair")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--max-num-queued-reqs", flags.engine.max_num_queued_reqs,
-                 "beyond it requests get 503; 0: 4096")
-      ->group(group)
-      ->capture_default_str();
-}
-
-void add_frontend_flags(CLI::App& app, ServeFlags& flags) {
-  const char* group = "Frontend";
-  ServerOptions& server = flags.server;
-  app.add_option("--host", server.host, "address to listen on")->group(group)->capture_default_str();
-  app.add_option("--port", server.port, "0: any free one")->group(group)->capture_default_str();
-  app.add_option("--uds", server.uds, "listen on this Unix socket instead")->group(group);
-  app.add_option("--api-key", server.api_keys,
-                 "required on every route but /health; repeatable; also VLLM_API_KEY")
-      ->group(group);
-  app.add_option("--chat-template", flags.load.chat_template, "file or inline Jinja")->group(group);
-  app.add_option("--response-role", server.response_role, "role of chat answers")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--allowed-origins", server.allowed_origins, "CORS, JSON list")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--allowed-methods", server.allowed_methods, "CORS, JSON list")
-      ->group(group)
-      ->capture_default_str();
-  app.add_option("--allowed-headers", server.allowed_headers, "CORS, JSON list")
-      ->group(group)
-      ->capture_default_str();
-  app.add_flag("--allow-credentials", server.allow_credentials, "CORS")->group(group);
-  app.add_option("--ssl-keyfile", server.ssl_keyfile, "PEM")->group(group);
-  app.add_option("--ssl-certfile", server.ssl_certfile, "PEM")->group(group);
-  app.add_option("--root-path", server.root_path, "path prefix of a reverse proxy")->group(group);
-  app.add_flag("--enable-request-id-headers", server.enable_request_id_headers, "answer with X-Request-Id")
-      ->group(group);
-  app.add_flag("!--disable-uvicorn-access-log,!--disable-access-log", server.access_log,
-               "no line per request")
-      ->group(group);
-  app.add_flag("--enable-prompt-tokens-details", server.enable_prompt_tokens_details,
-               "usage tells cached tokens")
-      ->group(group);
-  app.add_flag("--enable-force-include-usage", server.enable_force_include_usage, "usage in every stream")
-      ->group(group);
-  app.add_option("--shutdown-timeout", flags.shutdown_timeout_s,
-                 "seconds that running requests get on SIGTERM")
-      ->group(group)
-      ->capture_default_str();
-}
-
-void add_machine_flags(CLI::App& app, ServeFlags& flags) {
-  app.add_option("--backend", flags.load.backend, "cpu, or ref (slow reference loops)")
-      ->group("ParallelConfig")
-      ->capture_default_str();
-  app.add_option("--threads", flags.load.threads, "compute threads; 0: one per CPU")
-      ->group("ParallelConfig")
-      ->capture_default_str();
-}
-
-bool is_true(const char* text) {
-  const std::string value = text == nullptr ? "" : text;
-  return value == "1" || value == "true" || value == "True";
-}
-
-DType parse_float_dtype(const std::string& text, const char* flag, DType automatic) {
-  if (text == "auto") return automatic;
-  if (text == "float32" || text == "float") return DType::kF32;
-  if (text == "bfloat16") return DType::kBf16;
-  if (text == "float16" || text == "half") {
-    warn(fmt::format("{} {}: held as bfloat16", flag, text));
-    return DType::kBf16;
+void read_environment(ServerOptions& server) {
+  if (const std::string key = environment("VLLM_API_KEY"); server.api_keys.empty() && !key.empty()) {
+    server.api_keys.push_back(key);
   }
-  fail(ErrorCode::kInvalidArgument, "{} {} is unknown; known: auto, float32, bfloat16", flag, text);
-}
-
-void read_environment(ServeFlags& flags) {
-  if (const char* key = std::getenv("VLLM_API_KEY");
-      key != nullptr && *key != '\0' && flags.server.api_keys.empty()) {
-    flags.server.api_keys.push_back(key);
+  const std::string updating = environment("VLLM_ALLOW_RUNTIME_LORA_UPDATING");
+  server.allow_runtime_lora_updating = updating == "1" || updating == "true" || updating == "True";
+  if (const std::string seconds = environment("VLLM_HTTP_TIMEOUT_KEEP_ALIVE"); !seconds.empty()) {
+    server.keep_alive_timeout = std::chrono::seconds(parse_count("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", seconds));
   }
-  flags.server.allow_runtime_lora_updating = is_true(std::getenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING"));
-  if (const char* seconds = std::getenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE")) {
-    flags.server.keep_alive_timeout =
-        std::chrono::seconds(parse_size(seconds, "VLLM_HTTP_TIMEOUT_KEEP_ALIVE"));
+  for (const EnvironmentLimit& limit : kEnvironmentLimits) {
+    if (const std::string text = environment(limit.name); !text.empty()) {
+      server.*limit.value = static_cast<int>(parse_count(limit.name, text));
+    }
   }
 }
 
-void check_ranges(const ServeFlags& flags) {
-  const auto at_least = [](int64_t value, int64_t least, const char* flag) {
-    if (value < least)
-      fail(ErrorCode::kInvalidArgument, "{} must be at least {}, not {}", flag, least, value);
-  };
-  at_least(flags.engine.max_num_seqs, 1, "--max-num-seqs");
-  at_least(flags.engine.max_num_batched_tokens, 1, "--max-num-batched-tokens");
-  at_least(flags.engine.max_loras, 0, "--max-loras");
-  at_least(flags.registry.max_lora_rank, 0, "--max-lora-rank");
-  at_least(flags.engine.max_num_queued_reqs, 0, "--max-num-queued-reqs");
-  at_least(flags.server.max_logprobs, -1, "--max-logprobs");
-  at_least(flags.shutdown_timeout_s, 0, "--shutdown-timeout");
-  at_least(flags.load.threads, 0, "--threads");
-  if (flags.registry.max_cpu_loras != 0)
-    at_least(flags.registry.max_cpu_loras, flags.engine.max_loras, "--max-cpu-loras");
-  if (flags.block_size != kKvPageSize)
-    fail(ErrorCode::kInvalidArgument, "--block-size {} is not supported; it is always {}", flags.block_size,
-         kKvPageSize);
-  if (flags.scheduling_policy != "fcfs" && flags.scheduling_policy != "priority") {
-    fail(ErrorCode::kInvalidArgument, "--scheduling-policy {} is unknown; known: fcfs, priority",
-         flags.scheduling_policy);
-  }
-  if (!flags.lora_modules.empty() && !flags.server.enable_lora) {
+void check_combinations(const ServeFlags& values) {
+  if (!values.lora_modules.empty() && !values.server.enable_lora) {
     fail(ErrorCode::kInvalidArgument, "LoRA is not enabled. Use --enable-lora to enable LoRA.");
+  }
+  const int most_in_memory = values.adapters.max_cpu_loras;
+  if (most_in_memory != 0 && most_in_memory < values.engine.max_loras) {
+    fail(ErrorCode::kInvalidArgument, "--max-cpu-loras ({}) must be >= --max-loras ({})", most_in_memory,
+         values.engine.max_loras);
+  }
+  if (values.server.ssl_certfile.empty() != values.server.ssl_keyfile.empty()) {
+    fail(ErrorCode::kInvalidArgument, "TLS needs both --ssl-certfile and --ssl-keyfile");
   }
 }
 
 }  // namespace
 
-void add_serve_flags(CLI::App& app, ServeFlags& flags) {
-  app.option_defaults()->multi_option_policy(CLI::MultiOptionPolicy::Throw);
-  add_model_flags(app, flags);
-  add_cache_flags(app, flags);
-  add_lora_flags(app, flags);
-  add_scheduler_flags(app, flags);
-  add_machine_flags(app, flags);
-  add_frontend_flags(app, flags);
-  app.add_option("--config", "YAML file of these flags; the command line wins")->group("Frontend");
-  for (const InertFlag& inert : kInertFlags) {
-    if (inert.values == 0) {
-      app.add_flag(inert.name, inert.why)->group("Accepted for vLLM's sake, without effect");
-    } else {
-      app.add_option(inert.name, inert.why)->group("Accepted for vLLM's sake, without effect");
-    }
-  }
+ModelFlags::ModelFlags() {
+  adapters.memory_bytes = kDefaultLoraMemory;
 }
 
-void finish_serve_flags(const CLI::App& app, ServeFlags& flags) {
-  for (const InertFlag& inert : kInertFlags) {
-    if (app.count(inert.name) > 0) warn(fmt::format("{} has no effect here: {}", inert.name, inert.why));
-  }
-  check_ranges(flags);
-  read_environment(flags);
-  flags.engine.priority_scheduling = flags.scheduling_policy == "priority";
-  if (flags.max_model_len != "auto" && flags.max_model_len != "-1") {
-    const size_t length = parse_size(flags.max_model_len, "--max-model-len");
-    if (length < 1 || length > (size_t{1} << 30))
-      fail(ErrorCode::kInvalidArgument, "--max-model-len {} is out of range", flags.max_model_len);
-    flags.engine.max_model_len = static_cast<int>(length);
-  }
-  if (!flags.kv_cache_memory.empty())
-    flags.engine.kv_cache_bytes = parse_size(flags.kv_cache_memory, "--kv-cache-memory");
-  flags.registry.memory_bytes = parse_size(flags.lora_memory, "--lora-memory");
-  // auto becomes known with the model; say now what is a typing error.
-  flags.engine.kv_cache_dtype =
-      parse_float_dtype(flags.kv_cache_dtype, "--kv-cache-dtype", flags.engine.kv_cache_dtype);
-  flags.registry.dtype = parse_float_dtype(flags.lora_dtype, "--lora-dtype", flags.registry.dtype);
-  if (flags.served_model_names.empty()) flags.served_model_names = {flags.load.model};
+void ModelFlags::resolve() {
+  if (load.model.empty())
+    fail(ErrorCode::kInvalidArgument, "which MODEL? Name a Hugging Face folder or a .gguf file");
+  load.policy = weight_policy(dtype, quantization);
+  const DType automatic = dtype == "float32" || dtype == "float" ? DType::kF32 : DType::kBf16;
+  engine.kv_cache_dtype = float_type("--kv-cache-dtype", kv_cache_dtype, automatic);
+  adapters.dtype = float_type("--lora-dtype", lora_dtype, automatic);
+}
+
+void ServeFlags::resolve() {
+  ModelFlags::resolve();
+  read_environment(server);
+  check_combinations(*this);
+  server.access_log = !disable_access_log;
+  if (served_model_name.empty()) served_model_name.push_back(load.model);
+}
+
+void add_model_flags(FlagSet& flags, ModelFlags& values) {
+  LoadOptions& load = values.load;
+  flags.positional("model", load.model, "a Hugging Face folder (config.json + safetensors) or a .gguf file");
+  flags.group("ModelConfig");
+  flags.text("--tokenizer", load.tokenizer, "PATH",
+             "tokenizer.json, or a folder with one (default: the model's)");
+  flags.text("--chat-template", load.chat_template, "FILE|TEXT",
+             "Jinja chat template (default: the model's)");
+  flags.text("--generation-config", load.generation_config, "auto|vllm|PATH",
+             "sampling defaults: the model's, none, or a file's");
+  flags.choice("--dtype", values.dtype, {"auto", "float32", "float", "bfloat16", "half", "float16"},
+               "type of the weights; auto: GGUF as stored, else bfloat16");
+  flags.choice("--quantization", values.quantization, {"q8", "q4"}, "pack the weights in 8 or 4 bits");
+  flags.custom("--max-model-len", "N",
+               "tokens of one request: 1k = 1000, 1K = 1024; auto: what the cache holds", "the model's",
+               [&values](const std::string& text) { set_max_model_len(values, text); });
+  flags.custom("--seed", "N", "of requests that bring none", fmt::to_string(values.engine.seed),
+               [&values](const std::string& text) {
+                 values.engine.seed = static_cast<uint64_t>(parse_count("--seed", text));
+               });
+
+  flags.group("CacheConfig");
+  flags.bytes("--kv-cache-memory", values.engine.kv_cache_bytes, "memory for keys and values",
+              "1/4 of free memory, at most 4 GiB");
+  flags.choice("--kv-cache-dtype", values.kv_cache_dtype, {"auto", "float32", "bfloat16"},
+               "auto: float32 with --dtype float32, else bfloat16");
+  flags.toggle("--enable-prefix-caching", values.engine.enable_prefix_caching,
+               "reuse the KV of common prefixes");
+  flags.custom("--block-size", "N", "tokens per KV page; only this value", fmt::to_string(kKvPageSize),
+               require_block_size);
+
+  flags.group("ParallelConfig");
+  flags.integer("--threads", load.backend.threads, 0, "compute threads; 0: one per usable core");
+  flags.choice("--backend", load.backend.name, {"cpu", "ref"}, "fast kernels, or the naive reference");
+}
+
+void add_serve_flags(FlagSet& flags, ServeFlags& values) {
+  add_model_flags(flags, values);
+  add_model_config(flags, values);
+  add_scheduler_config(flags, values);
+  add_lora_config(flags, values);
+  add_frontend(flags, values);
+  add_vllm_flags(flags);
 }
 
 }  // namespace polylora

@@ -1,39 +1,50 @@
-// The flags of `polylora serve`: vLLM's names, grouped as vLLM groups them.
+// The flags of `serve` and `chat`. Defaults are those of the option structs; nothing is defined twice.
 #pragma once
 
-#include <CLI/App.hpp>
 #include <string>
 #include <vector>
 
+#include "cli/flag_set.h"
 #include "cli/load.h"
+#include "engine/adapter_registry.h"
 #include "engine/engine.h"
 #include "serve/server.h"
 
 namespace polylora {
 
-/// What the flags fill. Defaults live in the option structs of the layers, nowhere else.
-struct ServeFlags {
+/// What both verbs ask about the model, its memory and its adapters.
+struct ModelFlags {
   LoadOptions load;
   EngineOptions engine;
-  AdapterRegistryOptions registry;
-  ServerOptions server;
-  std::vector<std::string> served_model_names;
-  std::vector<std::string> lora_modules;
-  std::string max_model_len = "auto";
-  std::string kv_cache_memory;  // empty: chosen from the free memory
+  AdapterRegistryOptions adapters;
+  bool fit_max_model_len = false;         // --max-model-len auto
+  std::vector<std::string> lora_modules;  // as given
+
+  // As spelled; resolve() turns them into fields of the structs above.
+  std::string dtype = "auto";
+  std::string quantization;
   std::string kv_cache_dtype = "auto";
-  std::string lora_memory = "2G";
   std::string lora_dtype = "auto";
-  std::string scheduling_policy = "fcfs";
-  int block_size = kKvPageSize;
-  int shutdown_timeout_s = 30;
+
+  ModelFlags();
+  /// Settles what depends on other flags; warns where a value is replaced by another.
+  void resolve();
 };
 
-/// Adds every flag to `app`; `flags` must outlive the parse.
-void add_serve_flags(CLI::App& app, ServeFlags& flags);
+struct ServeFlags : ModelFlags {
+  ServerOptions server;
+  std::vector<std::string> served_model_name;  // empty: the model's path
+  int shutdown_timeout_s = 30;
+  bool disable_access_log = false;
 
-/// Checks what CLI11 cannot, fills in what depends on other flags and on the environment, and warns, one line
-/// each, about vLLM flags that were given and mean nothing here. Throws kInvalidArgument naming the flag.
-void finish_serve_flags(const CLI::App& app, ServeFlags& flags);
+  /// Settles flags and environment; throws kInvalidArgument for combinations that make no sense.
+  void resolve();
+};
+
+/// --dtype, --quantization, --threads, --max-model-len, --kv-cache-memory, …
+void add_model_flags(FlagSet& flags, ModelFlags& values);
+
+/// All of `serve`.
+void add_serve_flags(FlagSet& flags, ServeFlags& values);
 
 }  // namespace polylora

@@ -56,6 +56,14 @@ void SignalWatcher::set_handler(std::function<void()> handler) {
   state_->handler = std::move(handler);
 }
 
+SignalWatcher::Scope::Scope(SignalWatcher& watcher, std::function<void()> handler) : watcher_(watcher) {
+  watcher_.set_handler(std::move(handler));
+}
+
+SignalWatcher::Scope::~Scope() {
+  watcher_.set_handler({});
+}
+
 void SignalWatcher::quit() {
   _exit(128 + SIGINT);
 }

@@ -9,8 +9,8 @@
 
 namespace polylora {
 
-/// "2048", "1k" = 1000, "1K" = 1024, "1.5m", "2G", "512MiB", …: vLLM's human-readable integers (small letters are
-/// decimal, capitals binary). Throws kInvalidArgument naming `flag`.
+/// "2048", "1k" = 1000, "1K" = 1024, "1.5m", "2G", "512MiB", …: vLLM's human-readable integers (small letters
+/// are decimal, capitals binary). Throws kInvalidArgument naming `flag`.
 int64_t parse_count(std::string_view flag, std::string_view text);
 
 /// "4.0 GiB", "92 MiB", "12 KiB".

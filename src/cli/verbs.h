@@ -1,13 +1,13 @@
-// The verbs of the command line: one file each. They take the words after the verb and return the exit code;
-// errors are thrown and reported by main.
+// What `polylora VERB` can do; each verb is a file of its own.
 #pragma once
 
-#include <string>
-#include <vector>
+#include "cli/flag_set.h"
 
 namespace polylora {
 
-int run_serve(std::vector<std::string> words);
-int run_chat(std::vector<std::string> words);
+/// Each takes the arguments after the verb, throws Error for what went wrong and returns the exit status.
+int run_serve(const Arguments& arguments);
+int run_chat(const Arguments& arguments);
+int run_version(const Arguments& arguments);
 
 }  // namespace polylora
