@@ -28,6 +28,11 @@ std::pair<std::string, std::string> split_flag(const std::string& argument) {
   return {std::move(name), equals == std::string::npos ? "" : argument.substr(equals)};
 }
 
+std::string without_double_gaps(std::string text) {
+  for (size_t at = 0; (at = text.find("\n\n\n", at)) != std::string::npos;) text.erase(at, 1);
+  return text;
+}
+
 template <typename Number>
 Number parse_number(const std::string& flag, const std::string& text, Number smallest) {
   Number value{};
@@ -63,7 +68,8 @@ void FlagSet::custom(const std::string& name, const std::string& metavar, const 
 
 void FlagSet::positional(const std::string& name, std::string& value, const std::string& help) {
   names_.push_back("--" + name);
-  app_.add_option(name + ",--" + name, value, help)->option_text(" ")->group("Model")->take_last();
+  app_.add_option(name, value, help)->option_text(" ");
+  app_.add_option("--" + name, value)->group("")->take_last();
 }
 
 void FlagSet::text(const std::string& name, std::string& value, const std::string& metavar,
@@ -191,7 +197,8 @@ void FlagSet::print_help(const std::string& group) {
       if (!option->get_positional() && option->get_group() != group) option->group("");
     }
   }
-  fmt::print("{}", app_.help());
+  app_.footer("--config FILE.yaml reads flags from a file; --help=GROUP shows one group.");
+  fmt::print("{}", without_double_gaps(app_.help()));
 }
 
 }  // namespace polylora
