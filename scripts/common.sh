@@ -23,6 +23,12 @@ need_packages() {
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
+need_build_packages() {
+  need_packages g++ cmake ninja-build nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libyaml-cpp-dev \
+    libboost1.81-dev libssl-dev libpcre2-dev libutf8proc-dev prometheus-cpp-dev libxxhash-dev libgtest-dev libgmock-dev \
+    python3
+}
+
 # A private Python environment; Debian's own Python refuses packages from PyPI.
 need_venv() {
   need_packages python3 python3-venv ca-certificates
