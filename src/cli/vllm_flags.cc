@@ -74,9 +74,10 @@ const IgnoredFlags kIgnored[] = {
      {"--h11-max-incomplete-event-size", "--h11-max-header-count", "--sse-keep-alive-interval",
       "--chat-template-content-format"},
      {"--enable-ssl-refresh", "--enable-tokenizer-info-endpoint"}},
-    {"tool calls and reasoning come as text",
-     {"--tool-call-parser", "--tool-parser-plugin", "--reasoning-parser", "--reasoning-parser-plugin"},
+    {"tool calls are not parsed; requests that want them are refused",
+     {"--tool-call-parser", "--tool-parser-plugin"},
      {"--enable-auto-tool-choice", "--exclude-tools-when-tool-choice-none"}},
+    {"reasoning stays part of the text", {"--reasoning-parser", "--reasoning-parser-plugin"}, {}},
     {"speculation never changes answers, and this server does without", {"--speculative-config"}, {}},
 };
 
