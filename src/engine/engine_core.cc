@@ -225,7 +225,7 @@ void EngineCore::sample(const Plan& plan) {
 void EngineCore::score_prompt(const Plan::Entry& entry, int row_begin) {
   Sequence& sequence = *entry.sequence;
   const int top = sequence.request.sampling.prompt_logprobs;
-  if (top < 0) return;
+  if (top < 0 || sequence.output_size() > 0) return;  // not wanted, or delivered with the first token
   const auto scored = [&] { return static_cast<int>(sequence.prompt_logprobs.size()); };
   const int end = std::min(sequence.computed + entry.rows + 1, sequence.prompt_size);
   const int most = std::min(kScoredRows, options_.max_num_seqs);

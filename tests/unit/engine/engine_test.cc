@@ -135,6 +135,8 @@ void expect_same(const Reply& a, const Reply& b) {
     expect_same(a.prompt_logprobs[i], b.prompt_logprobs[i]);
   ASSERT_TRUE(a.finish && b.finish);
   EXPECT_EQ(a.finish->reason, b.finish->reason);
+  EXPECT_FALSE(a.finish->error) << a.finish->error->what();
+  EXPECT_FALSE(b.finish->error) << b.finish->error->what();
   EXPECT_EQ(a.finish->stop_token_id, b.finish->stop_token_id);
 }
 
