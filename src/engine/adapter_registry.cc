@@ -52,6 +52,7 @@ class AdapterGeneration {
   std::shared_ptr<const Adapter> weights;  // null: on disk
   bool loading = false;
   std::optional<Error> load_error;  // told once, then the next acquire() tries again
+  bool published = false;           // reachable by name
   uint64_t last_used = 0;
   double load_seconds = -1;
 };
@@ -78,8 +79,9 @@ struct AdapterRegistry::State {
   std::map<uint64_t, AdapterLease> places;  // in order of registration
   std::unordered_map<std::string, uint64_t> names;  // -> place
   uint64_t places_used = 0;
-  uint64_t uses = 0;             // clock of last_used
-  std::set<std::string> adding;  // names whose add() is under way
+  uint64_t uses = 0;                              // clock of last_used
+  std::map<uint64_t, AdapterGeneration*> by_use;  // last_used -> published and resident
+  std::set<std::string> adding;                   // names whose add() is under way
   std::deque<LoadJob> jobs;
   bool stopping = false;
 
@@ -90,8 +92,10 @@ struct AdapterRegistry::State {
   // --- with the mutex held
   AdapterLease find(const std::string& name) const;
   std::optional<AdapterBudget::Reservation> reserve(size_t bytes, const AdapterGeneration* last_to_evict);
-  AdapterGeneration* least_recently_used(const AdapterGeneration* except) const;
+  AdapterGeneration* least_recently_used(const AdapterGeneration* last_choice) const;
+  void touch(AdapterGeneration& generation);
   void publish(const AdapterLease& generation);
+  void withdraw(AdapterGeneration& generation);
 
   // --- without
   LoadedAdapter load(const AdapterGeneration& generation, const AdapterFile& file,
@@ -116,31 +120,42 @@ std::optional<AdapterBudget::Reservation> AdapterRegistry::State::reserve(
     if (auto reservation = budget->reserve(bytes)) return reservation;
     AdapterGeneration* victim = least_recently_used(last_to_evict);
     if (victim == nullptr) return std::nullopt;
+    by_use.erase(victim->last_used);
     victim->weights.reset();
   }
 }
 
-AdapterGeneration* AdapterRegistry::State::least_recently_used(const AdapterGeneration* except) const {
-  const auto evictable = [](const AdapterGeneration& generation) {
-    return generation.weights != nullptr && generation.weights.use_count() == 1;
-  };
-  AdapterGeneration* oldest = nullptr;
+AdapterGeneration* AdapterRegistry::State::least_recently_used(const AdapterGeneration* last_choice) const {
   AdapterGeneration* fallback = nullptr;
-  for (const auto& [place, generation] : places) {
-    if (!evictable(*generation)) continue;
-    if (generation.get() == except) {
-      fallback = generation.get();
-    } else if (oldest == nullptr || generation->last_used < oldest->last_used) {
-      oldest = generation.get();
-    }
+  for (const auto& [use, generation] : by_use) {
+    if (generation->weights.use_count() > 1) continue;  // computed with
+    if (generation != last_choice) return generation;
+    fallback = generation;
   }
-  return oldest != nullptr ? oldest : fallback;
+  return fallback;
+}
+
+void AdapterRegistry::State::touch(AdapterGeneration& generation) {
+  by_use.erase(generation.last_used);
+  generation.last_used = ++uses;
+  if (generation.published && generation.weights != nullptr) by_use.emplace(uses, &generation);
 }
 
 void AdapterRegistry::State::publish(const AdapterLease& generation) {
   const auto [place, is_new] = names.try_emplace(generation->name, places_used + 1);
-  if (is_new) ++places_used;
+  if (is_new) {
+    ++places_used;
+  } else {
+    withdraw(*places.at(place->second));
+  }
   places[place->second] = generation;
+  generation->published = true;
+  touch(*generation);
+}
+
+void AdapterRegistry::State::withdraw(AdapterGeneration& generation) {
+  generation.published = false;
+  by_use.erase(generation.last_used);
 }
 
 // ------------------------------------------------------------------------------------------------ loading
@@ -199,7 +214,7 @@ void AdapterRegistry::State::run_job(LoadJob job) {
   generation->weights = std::move(loaded.weights);
   generation->content_hash = loaded.content_hash;
   generation->load_seconds = loaded.seconds;
-  generation->last_used = ++uses;
+  touch(*generation);
 }
 
 void AdapterRegistry::State::call_wake() {
@@ -319,7 +334,6 @@ void AdapterRegistry::add(const std::string& name, const std::filesystem::path& 
   }
   {
     const std::scoped_lock lock(state.mutex);
-    generation->last_used = ++state.uses;
     state.publish(generation);
   }
   state.call_wake();  // room may have changed hands
@@ -331,6 +345,7 @@ bool AdapterRegistry::remove(std::string_view name) {
   const auto place = state_->names.find(std::string(name));
   if (place == state_->names.end()) return false;
   removed = std::move(state_->places.at(place->second));
+  state_->withdraw(*removed);
   state_->places.erase(place->second);
   state_->names.erase(place);
   return true;
@@ -370,7 +385,7 @@ AdapterRegistry::Acquired AdapterRegistry::acquire(const AdapterLease& lease) {
   check(lease != nullptr, "the base model has no weights to acquire");
   const std::scoped_lock lock(state_->mutex);
   if (lease->weights != nullptr) {
-    lease->last_used = ++state_->uses;
+    state_->touch(*lease);
     return {Residency::kReady, lease->weights, std::nullopt};
   }
   if (lease->loading) return {Residency::kLoading, nullptr, std::nullopt};

@@ -10,8 +10,9 @@
 namespace polylora {
 namespace {
 
-// Passes over logits: a greedy row is one, any other about eight. Waking threads has to be worth it.
-constexpr int64_t kPassesOfDraw = 8;
+// Waking threads has to be worth it. A row costs one pass over its logits; with a softmax over all of them
+// about eight.
+constexpr int64_t kPassesOfSoftmax = 8;
 constexpr int64_t kLogitsWorthThreads = int64_t{1} << 21;
 
 std::span<float> row_of(Mat logits, int64_t row) {
@@ -24,6 +25,11 @@ std::span<const float> row_of(ConstMat logits, int64_t row) {
 
 bool is_greedy(const SamplingParams& params) {
   return params.temperature < kGreedyTemperature;
+}
+
+int64_t passes_for(const SamplingParams& params) {
+  const bool narrowed = is_greedy(params) || params.top_k > 0 || params.min_p > 0;
+  return narrowed && params.logprobs < 0 ? 1 : kPassesOfSoftmax;
 }
 
 }  // namespace
@@ -52,9 +58,7 @@ Sampler::Sampler(int vocab_size, int threads) : pool_(threads) {
 
 void Sampler::sample(Mat logits, std::span<const SamplingInput> inputs, std::span<TokenOutput> outputs) {
   int64_t passes = 0;
-  for (const SamplingInput& input : inputs) {
-    passes += is_greedy(*input.params) && input.params->logprobs < 0 ? 1 : kPassesOfDraw;
-  }
+  for (const SamplingInput& input : inputs) passes += passes_for(*input.params);
   const bool threaded = passes * logits.cols >= kLogitsWorthThreads;
   for_each_row(static_cast<int64_t>(inputs.size()), threaded, [&](Workspace& workspace, int64_t row) {
     const SamplingInput& input = inputs[static_cast<size_t>(row)];
@@ -75,7 +79,7 @@ void Sampler::sample(Mat logits, std::span<const SamplingInput> inputs, std::spa
 void Sampler::logprobs(ConstMat logits, std::span<const int32_t> tokens, int top,
                        std::span<std::vector<TokenLogprob>> outputs) {
   const auto rows = static_cast<int64_t>(tokens.size());
-  const bool threaded = rows * kPassesOfDraw * logits.cols >= kLogitsWorthThreads;
+  const bool threaded = rows * kPassesOfSoftmax * logits.cols >= kLogitsWorthThreads;
   for_each_row(rows, threaded, [&](Workspace& workspace, int64_t row) {
     const auto at = static_cast<size_t>(row);
     outputs[at] = workspace.logprobs.of(row_of(logits, row), tokens[at], top);

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <tuple>
 
 #include "ops/weight.h"
 
@@ -16,17 +15,6 @@ constexpr double kOutputCost = 2.0;
 constexpr int kAdaptersPerBudget = 4;
 
 }  // namespace
-
-/// Smaller goes first.
-struct Scheduler::Urgency {
-  int priority = 0;
-  bool fresh = true;  // not aged
-  EngineClock::time_point since;
-  double service = 0;
-  uint64_t number = 0;
-
-  auto key() const { return std::tie(priority, fresh, since, service, number); }
-};
 
 bool Scheduler::WaitOrder::operator()(const Sequence* a, const Sequence* b) const {
   if (by_priority && a->request.priority != b->request.priority) {
@@ -102,7 +90,7 @@ void Scheduler::preempt(Sequence& sequence, EngineClock::time_point now) {
 const Plan& Scheduler::plan(EngineClock::time_point now) {
   plan_.entries.clear();
   plan_.failures.clear();
-  for (auto& [id, account] : accounts_) account.skipped = false;
+  for (auto& [id, account] : accounts_) account.failed = false;
   for (Sequence* sequence : running_) sequence->granted = 0;
 
   make_room_for_starved(now);
@@ -156,18 +144,27 @@ int Scheduler::grant_decodes() {
 }
 
 void Scheduler::share_prefill(int budget, EngineClock::time_point now) {
-  admission_open_ = true;
-  while (budget > 0) {
-    Account* account = next_account(now);
-    if (account == nullptr) return;
-    const auto unfinished = std::ranges::find_if(
-        account->running, [](const Sequence* sequence) { return sequence->granted < sequence->remaining(); });
-    Sequence* sequence = unfinished != account->running.end() ? *unfinished : admit(*account, now);
+  const auto later = [](const Urgency& a, const Urgency& b) { return b.key() < a.key(); };
+  admission_open_ = running() < options_.max_num_seqs;
+  queue_.clear();
+  for (auto& [id, account] : accounts_) {
+    if (wants_prefill(account)) queue_.push_back(urgency(account, now));
+  }
+  std::ranges::make_heap(queue_, later);
+  while (budget > 0 && !queue_.empty()) {
+    std::ranges::pop_heap(queue_, later);
+    Account& account = *queue_.back().account;
+    queue_.pop_back();
+    Sequence* sequence = unfinished_prefill(account);
+    if (sequence == nullptr) sequence = admit(account, now);
     if (sequence == nullptr) continue;
     const int wanted = std::min(sequence->remaining() - sequence->granted, quantum_);
     if (wanted > budget && !options_.chunked_prefill) return;  // whole, in a step with fewer decodes
-    budget -= grant(*account, *sequence, std::min(wanted, budget));
-    account->last_granted = now;
+    budget -= grant(account, *sequence, std::min(wanted, budget));
+    account.last_granted = now;
+    if (!wants_prefill(account)) continue;
+    queue_.push_back(urgency(account, now));
+    std::ranges::push_heap(queue_, later);
   }
 }
 
@@ -189,33 +186,28 @@ void Scheduler::advance(const Plan::Entry& entry) {
 
 // ------------------------------------------------------------------------------------------------ choices
 
-Scheduler::Account* Scheduler::next_account(EngineClock::time_point now) {
-  Account* best = nullptr;
-  Urgency best_urgency;
-  for (auto& [id, account] : accounts_) {
-    const bool may_admit = admission_open_ && !account.waiting.empty();
-    const auto unfinished = [](const Sequence* sequence) {
-      return sequence->granted < sequence->remaining();
-    };
-    if (account.skipped || !(may_admit || std::ranges::any_of(account.running, unfinished))) continue;
-    const Urgency candidate = urgency(account, now);
-    if (best != nullptr && !(candidate.key() < best_urgency.key())) continue;
-    best = &account;
-    best_urgency = candidate;
-  }
-  return best;
+Sequence* Scheduler::unfinished_prefill(const Account& account) {
+  const auto unfinished = [](const Sequence* sequence) { return sequence->granted < sequence->remaining(); };
+  const auto found = std::ranges::find_if(account.running, unfinished);
+  return found == account.running.end() ? nullptr : *found;
 }
 
-Scheduler::Urgency Scheduler::urgency(const Account& account, EngineClock::time_point now) const {
-  Urgency result;
-  result.service = account.service;
+bool Scheduler::wants_prefill(const Account& account) const {
+  if (admission_open_ && !account.waiting.empty() && !account.failed) return true;
+  return unfinished_prefill(account) != nullptr;
+}
+
+Scheduler::Urgency Scheduler::urgency(Account& account, EngineClock::time_point now) const {
   const Sequence* head = account.waiting.empty() ? account.running.front() : *account.waiting.begin();
-  result.number = head->number;
-  if (options_.priority) result.priority = head->request.priority;
+  Urgency result;
+  result.priority = options_.priority ? head->request.priority : 0;
   if (aged(account, now)) {
     result.fresh = false;
-    result.since = std::max(account.last_granted, head->waiting_since);
+    result.waiting = std::max(account.last_granted, head->waiting_since);
   }
+  result.service = account.service;
+  result.number = head->number;
+  result.account = &account;
   return result;
 }
 
@@ -266,7 +258,7 @@ bool Scheduler::acquire_weights(Account& account) {
   account.weights = std::move(acquired.adapter);
   if (acquired.error) {
     for (Sequence* sequence : account.waiting) plan_.failures.push_back({sequence, *acquired.error});
-    account.skipped = true;
+    account.failed = true;
   }
   return account.weights != nullptr;
 }
@@ -276,14 +268,7 @@ bool Scheduler::acquire_weights(Account& account) {
 /// Null when the first waiting request cannot start now: its adapter is not there, which concerns this
 /// account only, or the machine is full, which ends admission for this step.
 Sequence* Scheduler::admit(Account& account, EngineClock::time_point now) {
-  if (running() >= options_.max_num_seqs) {
-    admission_open_ = false;
-    return nullptr;
-  }
-  if (!adapter_slot_free(account) || !acquire_weights(account)) {
-    account.skipped = true;
-    return nullptr;
-  }
+  if (!admission_open_ || !adapter_slot_free(account) || !acquire_weights(account)) return nullptr;
   Sequence& sequence = **account.waiting.begin();
   const int cached =
       sequence.reuse_prefix ? pages_.match(sequence.adapter, sequence.tokens, sequence.table) : 0;
@@ -297,6 +282,7 @@ Sequence* Scheduler::admit(Account& account, EngineClock::time_point now) {
   account.running.push_back(&sequence);
   account.last_granted = now;
   running_.push_back(&sequence);
+  admission_open_ = running() < options_.max_num_seqs;
   sequence.running = true;
   sequence.computed = cached;
   sequence.charged = std::max(sequence.charged, cached);

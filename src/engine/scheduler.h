@@ -21,6 +21,7 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <tuple>
 #include <vector>
 
 #include "engine/adapter_registry.h"
@@ -112,11 +113,21 @@ class Scheduler {
     AdapterRegistry::Residency residency = AdapterRegistry::Residency::kReady;  // at the last question
     double service = 0;                    // tokens computed, output counted twice
     EngineClock::time_point last_granted;  // prefill
-    bool skipped = false;                  // in the current plan
+    bool failed = false;                   // its waiting requests are in plan_.failures
 
     bool active() const { return !waiting.empty() || !running.empty(); }
   };
-  struct Urgency;
+  /// Whose turn it is to get prefill rows; smaller goes first.
+  struct Urgency {
+    int priority = 0;
+    bool fresh = true;                // not aged
+    EngineClock::time_point waiting;  // since when, if aged
+    double service = 0;
+    uint64_t number = 0;  // of the first request: a total order
+    Account* account = nullptr;
+
+    auto key() const { return std::tie(priority, fresh, waiting, service, number); }
+  };
 
   Account& account_of(const Sequence& sequence);
   Account& open_account(uint64_t adapter);
@@ -127,8 +138,9 @@ class Scheduler {
   void share_prefill(int budget, EngineClock::time_point now);
   void fill_plan();
 
-  Account* next_account(EngineClock::time_point now);
-  Urgency urgency(const Account& account, EngineClock::time_point now) const;
+  static Sequence* unfinished_prefill(const Account& account);
+  bool wants_prefill(const Account& account) const;
+  Urgency urgency(Account& account, EngineClock::time_point now) const;
   bool aged(const Account& account, EngineClock::time_point now) const;
   Account* most_served(const Account& above);
   bool adapter_slot_free(const Account& account) const;
@@ -149,6 +161,7 @@ class Scheduler {
   std::map<uint64_t, Account> accounts_;  // by adapter: plans come out in this order
   std::vector<Sequence*> running_;        // in order of admission
   std::vector<Sequence*> scratch_;
+  std::vector<Urgency> queue_;  // a heap, the most urgent in front
   int waiting_ = 0;
   bool admission_open_ = false;  // within plan()
   SchedulerCounters counters_;

@@ -115,8 +115,7 @@ TEST(Sampler, LargeVocabulariesAgreeWithSorting) {
       for (int i = 0; i < vocab; ++i) order.emplace_back(logits[static_cast<size_t>(i)], i);
       std::ranges::sort(order, std::greater<>());
       const double max = order.front().first;
-      std::erase_if(order,
-                    [&](const auto& o) { return min_p > 0 && std::exp((o.first - max) / 0.8) < min_p; });
+      std::erase_if(order, [&](const auto& o) { return std::exp((o.first - max) / 0.8) < params.min_p; });
       if (top_k > 0 && order.size() > static_cast<size_t>(top_k)) order.resize(static_cast<size_t>(top_k));
       double total = 0, above = 0;
       for (const auto& o : order) total += std::exp((o.first - max) / 0.8);

@@ -298,5 +298,27 @@ TEST(Scheduler, RandomLoadKeepsTheInvariantsAndRepeatsExactly) {
   for (unsigned seed = 0; seed < 20; ++seed) EXPECT_EQ(trace(seed), trace(seed));
 }
 
+// Not a check but a number to look at: run with --gtest_also_run_disabled_tests.
+TEST(SchedulerSpeed, DISABLED_Decode) {
+  for (const auto& [running, waiting] : {std::pair(16, 0), std::pair(16, 1000), std::pair(128, 1000)}) {
+    Bench bench({.max_num_seqs = running, .max_num_batched_tokens = 2048}, 1 << 16);
+    for (int i = 0; i < running; ++i) bench.add(static_cast<uint64_t>(i % 16), 30, 4000);
+    for (int i = 0; i < waiting; ++i) bench.add(static_cast<uint64_t>(i), 30, 4000);
+    for (int i = 0; i < 10; ++i) bench.step();
+    double best = 1e9;
+    for (int i = 0; i < 50; ++i) {
+      const auto start = std::chrono::steady_clock::now();
+      const Plan& plan = bench.scheduler().plan(bench.now());
+      for (const Plan::Entry& entry : plan.entries) {
+        bench.scheduler().advance(entry);
+        entry.sequence->tokens.push_back(7);
+      }
+      best = std::min(
+          best, std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+    }
+    std::printf("%3d rows, %4d adapters waiting: %.1f us / step\n", running, waiting, best);
+  }
+}
+
 }  // namespace
 }  // namespace polylora
