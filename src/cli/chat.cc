@@ -115,12 +115,13 @@ class Terminal {
   }
 
   static void help() {
-    report("/lora NAME", " answer with this adapter");
-    report("/base", " answer with the base model");
-    report("/loras", " list the adapters");
-    report("/reset", " forget the conversation");
-    report("/system TEXT", " set the system message and forget the conversation");
-    report("/quit", " end");
+    print_line(
+        "  /lora NAME    answer with this adapter\n"
+        "  /base         answer with the base model\n"
+        "  /loras        list the adapters\n"
+        "  /reset        forget the conversation\n"
+        "  /system TEXT  set the system message and forget the conversation\n"
+        "  /quit         end");
   }
 
   void answer(const std::string& text) {
