@@ -26,7 +26,7 @@ def test_a_thousand_adapters(tmp_path):
             os.link(file, folder / f"x{i:04d}" / file.name)
     budget = 256 * MIB
     with Server(DEFAULT_MODEL, "--served-model-name", "base", "--enable-lora", "--lora-modules", folder, "--lora-memory",
-                budget, "--kv-cache-memory", 128 * MIB) as server:
+                budget, "--max-model-len", 2048, "--kv-cache-memory", 128 * MIB) as server:
         assert server.start_seconds < 5
         assert len(server.request("GET", "/v1/models")[1]["data"]) == 1001
         base = server.resident_bytes()
@@ -47,7 +47,7 @@ def test_load_and_unload_under_traffic_leaks_nothing(tmp_path):
     stop = threading.Event()
     failures = []
     with Server(DEFAULT_MODEL, "--served-model-name", "base", "--enable-lora", "--lora-modules",
-                f"steady={paths[0]}", "--kv-cache-memory", 128 * MIB, "--disable-uvicorn-access-log") as server:
+                f"steady={paths[0]}", "--max-model-len", 2048, "--kv-cache-memory", 128 * MIB, "--disable-uvicorn-access-log") as server:
         expected = answer(server, "steady", 1)
 
         def traffic():

@@ -44,10 +44,13 @@ def test_f32_ids_of_the_gguf_itself():
             assert answer["token_ids"] == case["output_ids"], case["user"]
 
 
-def test_quantised_default_text():
+@pytest.mark.parametrize("extra, margin, least", [(["--dtype", "bfloat16"], 0.5, 10), ([], 0.7, 8)],
+                         ids=["bf16", "q4-default"])
+def test_text_where_the_margin_is_wide(extra, margin, least):
+    # int8 activations move logits by about 0.26 (rms) on this model, bf16 by 0.07: the q4 default needs a wider margin.
     compared = 0
-    for case, answer in ask_all(DEFAULT_MODEL, []):
-        if case["min_margin"] > 0.5:
+    for case, answer in ask_all(DEFAULT_MODEL, extra):
+        if case["min_margin"] > margin:
             compared += 1
             assert answer["text"].strip() == case["text"].strip(), case["user"]
-    assert compared >= 8
+    assert compared >= least
