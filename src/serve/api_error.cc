@@ -64,9 +64,7 @@ std::string error_body(const Error& error) {
 }
 
 HttpResponse error_response(const Error& error) {
-  HttpResponse response;
-  response.status = http_status(error.code());
-  response.body = error_body(error);
+  HttpResponse response = json_answer(error_body(error), http_status(error.code()));
   if (response.status == 503) response.headers.add("retry-after", "1");
   return response;
 }

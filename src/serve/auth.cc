@@ -43,10 +43,8 @@ bool Authenticator::allows(const HttpRequest& request) const {
 }
 
 HttpResponse Authenticator::refusal() {
-  HttpResponse response;
-  response.status = 401;
+  HttpResponse response = json_answer(R"({"error":"Unauthorized"})", 401);
   response.headers.add("www-authenticate", "Bearer");
-  response.body = R"({"error":"Unauthorized"})";
   return response;
 }
 

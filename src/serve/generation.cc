@@ -172,9 +172,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     answered_ = true;
     std::vector<ReplyPart> parts;
     for (size_t i = 0; i < choices_.size(); ++i) parts.push_back(part(i));
-    HttpResponse response;
-    response.body = writer_->whole(parts, usage());
-    exchange_->respond(std::move(response));
+    exchange_->respond(json_answer(writer_->whole(parts, usage())));
   }
 
   ReplyPart part(size_t index) const {

@@ -40,6 +40,10 @@ struct HttpResponse {
   std::string body;
 };
 
+HttpResponse json_answer(std::string body, int status = 200);
+/// Without a content type, as vLLM sends its plain text.
+HttpResponse plain_answer(std::string body);
+
 /// One request and its answer: either respond(), or begin_stream(), write() …, end_stream().
 ///
 /// post() and respond() may be called from any thread. The rest, and every callback, runs on the exchange's

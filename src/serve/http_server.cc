@@ -163,7 +163,7 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
     co_return true;
   }
 
-  awaitable<void> reader(Self self) {
+  awaitable<void> reader([[maybe_unused]] Self self) {
     const size_t read_ahead = shared_.options.max_header_bytes + kReadBytes;
     while (!eof_) {
       if (input_.size() >= read_ahead) {
@@ -234,23 +234,31 @@ class Connection : public std::enable_shared_from_this<Connection<Stream>> {
   }
 
   awaitable<void> refuse(error_code error) {
-    HttpResponse response = error_response(Error(
-        ErrorCode::kInvalidArgument, error == http::error::body_limit
-                                         ? fmt::format("The request body is larger than the {} bytes this "
-                                                       "server accepts.",
-                                                       shared_.options.max_body_bytes)
-                                     : error == http::error::header_limit
-                                         ? fmt::format("The request's head is larger than the {} bytes this "
-                                                       "server accepts.",
-                                                       shared_.options.max_header_bytes)
-                                         : fmt::format("Invalid HTTP request: {}", error.message())));
-    response.status = error == http::error::body_limit ? 413 : error == http::error::header_limit ? 431 : 400;
-    exchange_ =
-        std::make_shared<HttpExchange>(HttpRequest{.method = "POST", .remote = remote_}, false, true, port());
-    exchange_->respond(std::move(response));
+    HttpRequest unread;
+    unread.method = "POST";
+    exchange_ = std::make_shared<HttpExchange>(std::move(unread), false, true, port());
+    exchange_->respond(refusal(error));
     const std::string output = exchange_->take_output();
     co_await send(output);
     exchange_ = nullptr;
+  }
+
+  HttpResponse refusal(error_code error) const {
+    const HttpServerOptions& options = shared_.options;
+    int status = 400;
+    std::string message = "Invalid HTTP request: " + error.message();
+    if (error == http::error::body_limit) {
+      status = 413;
+      message = fmt::format("The request body is larger than the {} bytes this server accepts.",
+                            options.max_body_bytes);
+    } else if (error == http::error::header_limit) {
+      status = 431;
+      message = fmt::format("The request's head is larger than the {} bytes this server accepts.",
+                            options.max_header_bytes);
+    }
+    HttpResponse response = error_response(Error(ErrorCode::kInvalidArgument, message));
+    response.status = status;
+    return response;
   }
 
   ExchangePort port() {

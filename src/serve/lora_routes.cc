@@ -85,8 +85,7 @@ void load(const ServeContext& context, const LoadRequest& request) {
 }
 
 HttpResponse success(const std::string& name, const char* what) {
-  // Plain text without a content type, as vLLM sends it.
-  return {.content_type = "", .body = fmt::format("Success: LoRA adapter '{}' {} successfully.", name, what)};
+  return plain_answer(fmt::format("Success: LoRA adapter '{}' {} successfully.", name, what));
 }
 
 void answer_load(const ServeContext& context, const std::shared_ptr<Exchange>& exchange) {

@@ -83,10 +83,10 @@ std::string list_adapters(const ServeContext& context) {
 
 void add_models_routes(Router& router, ServeContext& context) {
   router.add("GET", "/v1/models", [&context](const std::shared_ptr<Exchange>& exchange) {
-    exchange->respond({.body = list_models(context)});
+    exchange->respond(json_answer(list_models(context)));
   });
   router.add("GET", "/v1/lora_adapters", [&context](const std::shared_ptr<Exchange>& exchange) {
-    exchange->respond({.body = list_adapters(context)});
+    exchange->respond(json_answer(list_adapters(context)));
   });
 }
 

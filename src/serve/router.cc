@@ -7,10 +7,7 @@ namespace polylora {
 namespace {
 
 HttpResponse detail(int status, const char* text) {
-  HttpResponse response;
-  response.status = status;
-  response.body = std::string("{\"detail\":\"") + text + "\"}";
-  return response;
+  return json_answer(std::string("{\"detail\":\"") + text + "\"}", status);
 }
 
 }  // namespace

@@ -51,12 +51,12 @@ std::string answer_detokenize(const ServeContext& context, const HttpRequest& ht
 void add_tokenize_routes(Router& router, ServeContext& context) {
   router.add("POST", "/tokenize", [&context](const std::shared_ptr<Exchange>& exchange) {
     prepare_answer(context, exchange, [&context, exchange] {
-      exchange->respond({.body = answer_tokenize(context, exchange->request())});
+      exchange->respond(json_answer(answer_tokenize(context, exchange->request())));
     });
   });
   router.add("POST", "/detokenize", [&context](const std::shared_ptr<Exchange>& exchange) {
     prepare_answer(context, exchange, [&context, exchange] {
-      exchange->respond({.body = answer_detokenize(context, exchange->request())});
+      exchange->respond(json_answer(answer_detokenize(context, exchange->request())));
     });
   });
 }
