@@ -41,8 +41,8 @@ template <typename... Args>
   throw Error(code, fmt::format(format, std::forward<Args>(args)...));
 }
 
-/// For our own invariants: throws kInternal naming the caller's line. Must never be reachable from input. (The two
-/// builtins are what std::source_location is made of; clang 14 lacks the latter.)
+/// For our own invariants: throws kInternal naming the caller's line. Must never be reachable from input.
+/// (The two builtins are what std::source_location is made of; clang 14 lacks the latter.)
 inline void check(bool condition, std::string_view what, const char* file = __builtin_FILE(),
                   int line = __builtin_LINE()) {
   if (!condition) fail(ErrorCode::kInternal, "internal error: {} ({}:{})", what, file, line);
