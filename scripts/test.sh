@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests: unit tests, layering, formatting, black-box tests with the real openai client, unit tests under ASan+UBSan.
+# All tests: unit tests, layering, formatting, black-box tests with the real openai client.
 #   --quick            unit tests and layering only
 #   --asan, --tsan     only the unit tests, under these sanitizers
 #   --fuzz [SECONDS]   only the fuzz targets, so long each
@@ -39,5 +39,4 @@ unit_tests release build
 [ "${1:-}" = --quick ] && exit
 check_format
 blackbox_tests
-unit_tests asan-ubsan build-asan-ubsan
 say "all tests passed"
