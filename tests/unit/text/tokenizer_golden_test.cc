@@ -24,7 +24,7 @@ struct Golden {
 /// Small tokenizers lie in the repository; the others are read from the shared folder when it is there.
 fs::path folder_of(const std::string& name) {
   const fs::path own = fs::path(POLYLORA_TEST_DATA) / "text" / "tokenizers" / name;
-  return fs::exists(own) ? own : fs::path("/work/shared/golden/tokenizers") / name;
+  return fs::exists(own) ? own : fs::path(POLYLORA_TEST_DATA) / "../../../shared/golden/tokenizers" / name;
 }
 
 Golden load(const fs::path& folder) {
