@@ -24,7 +24,8 @@ POLYLORA_INLINE int32_t load_int(const std::byte* p) {
   return value;
 }
 
-// --- elementary functions --------------------------------------------------------------------------------
+// --- elementary functions
+// ---------------------------------------------------------------------------------------
 
 /// exp(x), about 1 ulp; exactly 0 below -87.3, saturates above 88, NaN stays NaN. Cephes' polynomial.
 POLYLORA_INLINE Vec exp(Vec x) {
@@ -52,7 +53,8 @@ POLYLORA_INLINE Vec tanh(Vec x) {  // absolute error about 1e-7
   return sub(splat(1.0f), div(splat(2.0f), add(splat(1.0f), exp(add(x, x)))));
 }
 
-// --- element types of panels and activations -------------------------------------------------------------
+// --- element types of panels and activations
+// ----------------------------------------------------------------------
 
 struct F32 {
   static constexpr int kStep = 1;   // k per 64-byte row
@@ -73,7 +75,8 @@ struct Bf16 {
   POLYLORA_INLINE static Vec store_narrow(std::byte* out, Vec v) { return store_bf16(out, v); }
 };
 
-// --- matrix products -------------------------------------------------------------------------------------
+// --- matrix products
+// --------------------------------------------------------------------------------------------
 
 /// Where the 64-byte rows of a tile lie: column c, step s at base + c * column_stride + s * step_stride.
 struct Grid {
@@ -99,7 +102,7 @@ POLYLORA_INLINE void accumulate(Vec (&acc)[kRows][kCols], const Grid& w, int64_t
         __builtin_prefetch(row + static_cast<size_t>(c) * w.column_stride + w.prefetch_ahead);
       }
     }
-#pragma GCC unroll 32
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const auto step = Kind::splat_step(x + static_cast<size_t>(r) * x_stride);
 #pragma GCC unroll 4
@@ -131,7 +134,7 @@ POLYLORA_INLINE void write_lanes(Vec sum, const GemmArgs& a, int64_t m, int64_t 
 
 template <int kRows, int kCols>
 POLYLORA_INLINE void write_tile(const Vec (&acc)[kRows][kCols], const GemmArgs& a, const Tile& at) {
-#pragma GCC unroll 32
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) write_lanes(acc[r][c], a, at.m_begin + r, (at.p_begin + c) * kLanes);
@@ -140,7 +143,7 @@ POLYLORA_INLINE void write_tile(const Vec (&acc)[kRows][kCols], const GemmArgs& 
 
 template <int kRows, int kCols>
 POLYLORA_INLINE void clear(Vec (&acc)[kRows][kCols]) {
-#pragma GCC unroll 32
+#pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) acc[r][c] = splat(0.0f);
@@ -151,7 +154,6 @@ template <class Kind>
 struct FloatTile {
   static constexpr int kMaxRows = kFloatTileRows;
   static constexpr int kMaxCols = kFloatTileCols;
-  static constexpr int kMaxNarrowRows = kFloatNarrowRows;
 
   template <int kRows, int kCols>
   static void run(const GemmArgs& a, const Tile& at) {
@@ -172,27 +174,14 @@ template <bool kNibbles, bool kMin>
 struct QuantTile {
   static constexpr int kMaxRows = kQuantTileRows;
   static constexpr int kMaxCols = kQuantTileCols;
-  static constexpr int kMaxNarrowRows = kQuantNarrowRows;
-  static constexpr int64_t kGroupsPerHeader = kMin ? 1 : 2;
-  static constexpr size_t kHeaderStep = kRowBytes / kGroupsPerHeader;
+  static constexpr size_t kHeaderBytes = kMin ? 64 : 32;                    // per group
   static constexpr size_t kGroupRows = kNibbles ? kGroup / 8 : kGroup / 4;  // 64-byte rows per group
   static constexpr size_t kGroupBytes = kGroupRows * kRowBytes;
 
   template <int kRows, int kCols>
-  POLYLORA_INLINE static void start_group(IVec (&sum)[kRows][kCols], const std::byte* x_groups,
-                                          size_t x_stride) {
-#pragma GCC unroll 32
-    for (int r = 0; r < kRows; ++r) {
-      const std::byte* offset = x_groups + static_cast<size_t>(r) * x_stride + 4;
-#pragma GCC unroll 4
-      for (int c = 0; c < kCols; ++c) sum[r][c] = isplat(kMin ? 0 : load_int(offset));
-    }
-  }
-
-  template <int kRows, int kCols>
   POLYLORA_INLINE static void dot_row(IVec (&sum)[kRows][kCols], const Row (&w)[kCols], const std::byte* x,
                                       size_t x_stride) {
-#pragma GCC unroll 32
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Int8Quad quad = splat_int8_quad(x + static_cast<size_t>(r) * x_stride);
 #pragma GCC unroll 4
@@ -227,20 +216,22 @@ struct QuantTile {
 
   template <int kRows, int kCols>
   static void run(const GemmArgs& a, const Tile& at) {
-    const std::byte* w = a.panels + static_cast<size_t>(at.p_begin) * a.panel_bytes;
+    const int64_t groups = a.k / kGroup;
+    const std::byte* header = a.panels + static_cast<size_t>(at.p_begin) * a.panel_bytes;
+    const std::byte* w = header + round_up(groups * int64_t{kHeaderBytes}, kRowBytes);
     const std::byte* x = a.x + static_cast<size_t>(at.m_begin) * a.x_stride;
     const std::byte* x_groups = x + a.k;
-    const std::byte* header = w;
     Vec acc[kRows][kCols];
     clear(acc);
-    for (int64_t g = 0; g < a.k / kGroup; ++g, w += kGroupBytes, x += kGroup, x_groups += 8) {
-      header += kHeaderStep;
-      if (g % kGroupsPerHeader == 0) {
-        header = w;
-        w += kRowBytes;
-      }
+    for (int64_t g = 0; g < groups;
+         ++g, header += kHeaderBytes, w += kGroupBytes, x += kGroup, x_groups += 8) {
       IVec sum[kRows][kCols];
-      start_group(sum, x_groups, a.x_stride);
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const std::byte* offset = x_groups + static_cast<size_t>(r) * a.x_stride + 4;
+#pragma GCC unroll 4
+        for (int c = 0; c < kCols; ++c) sum[r][c] = isplat(kMin ? 0 : load_int(offset));
+      }
       dot_group(sum, w, a.panel_bytes, x, a.x_stride, at.prefetch_ahead);
       add_group(acc, sum, header, a.panel_bytes, x_groups, a.x_stride);
     }
@@ -255,14 +246,14 @@ struct QuantTile {
     for (int c = 0; c < kCols; ++c) {
       const std::byte* column = header + static_cast<size_t>(c) * column_stride;
       const Vec w_scale = load_f16(column);
-#pragma GCC unroll 32
+#pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
         const Vec x_scale = splat(load_float(x_groups + static_cast<size_t>(r) * x_stride));
         acc[r][c] = fma(to_float(sum[r][c]), mul(w_scale, x_scale), acc[r][c]);
       }
       if constexpr (kMin) {
         const Vec w_min = load_f16(column + 32);
-#pragma GCC unroll 32
+#pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
           const Vec x_sum = splat(load_float(x_groups + static_cast<size_t>(r) * x_stride + 4));
           acc[r][c] = fma(w_min, x_sum, acc[r][c]);
@@ -275,10 +266,10 @@ struct QuantTile {
 using TileFunction = void (*)(const GemmArgs& a, const Tile& at);
 
 /// by_rows[r] is the tile of r rows and kCols columns.
-template <class Function, class Kind, int kMaxRows, int kCols>
+template <class Kind, int kCols>
 struct TileTable {
-  Function by_rows[kMaxRows + 1] = {};
-  constexpr TileTable() { fill<kMaxRows>(); }
+  TileFunction by_rows[Kind::kMaxRows + 1] = {};
+  constexpr TileTable() { fill<Kind::kMaxRows>(); }
   template <int kRows>
   constexpr void fill() {
     by_rows[kRows] = &Kind::template run<kRows, kCols>;
@@ -286,44 +277,33 @@ struct TileTable {
   }
 };
 
-template <class Kind>
-constexpr TileTable<TileFunction, Kind, Kind::kMaxNarrowRows, 1> kNarrowTiles;
+constexpr size_t kPrefetchBytes = 4096;
 
-/// Few rows: the panels go by once, as one sequential stream.
+/// Columns outside, rows inside: a pair of panels is read from memory once and then from L2.
 template <class Kind>
-void stream_panels(const GemmArgs& a, int64_t panels) {
-  constexpr size_t kPrefetchBytes = 4096;
-  const TileFunction tile = kNarrowTiles<Kind>.by_rows[a.rows];
-  for (int64_t p = 0; p < panels; ++p) tile(a, {0, p, kPrefetchBytes});
-}
-
-/// Many rows: a few panels at a time are read from memory once and then from L2 by every tile of rows. The
-/// first tile meanwhile fetches the next panels.
-template <class Kind>
-void reuse_panels(const GemmArgs& a, int64_t panels) {
-  static constexpr TileTable<TileFunction, Kind, Kind::kMaxRows, Kind::kMaxCols> kWideTiles;
+void gemm(const GemmArgs& a) {
+  static constexpr TileTable<Kind, Kind::kMaxCols> kWide;
+  static constexpr TileTable<Kind, 1> kNarrow;
+  const int64_t panels = (a.cols + kLanes - 1) / kLanes;
   const int64_t row_tiles = (a.rows + Kind::kMaxRows - 1) / Kind::kMaxRows;
   for (int64_t p = 0; p < panels;) {
     const bool wide = panels - p >= Kind::kMaxCols;
-    const int64_t cols = wide ? Kind::kMaxCols : 1;
+    const int64_t step = wide ? Kind::kMaxCols : 1;
     for (int64_t i = 0; i < row_tiles; ++i) {
       const int64_t begin = a.rows * i / row_tiles;
       const int64_t rows = a.rows * (i + 1) / row_tiles - begin;
-      const size_t ahead = i == 0 ? static_cast<size_t>(cols) * a.panel_bytes : 0;
-      (wide ? kWideTiles.by_rows[rows] : kNarrowTiles<Kind>.by_rows[rows])(a, {begin, p, ahead});
+      // With several row tiles the first one fetches the next panels while it uses these.
+      const size_t ahead = row_tiles == 1 ? kPrefetchBytes
+                           : i == 0       ? static_cast<size_t>(step) * a.panel_bytes
+                                          : 0;
+      (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(a, {begin, p, ahead});
     }
-    p += cols;
+    p += step;
   }
 }
 
-template <class Kind>
-void gemm(const GemmArgs& a) {
-  static_assert(Kind::kMaxNarrowRows >= Kind::kMaxRows);
-  const int64_t panels = (a.cols + kLanes - 1) / kLanes;
-  a.rows <= Kind::kMaxNarrowRows ? stream_panels<Kind>(a, panels) : reuse_panels<Kind>(a, panels);
-}
-
-// --- activations -----------------------------------------------------------------------------------------
+// --- activations
+// ------------------------------------------------------------------------------------------------
 
 template <class Kind>
 void narrow(std::byte* out, const float* x, int64_t k) {
@@ -360,7 +340,8 @@ void narrow_int8(std::byte* out, const float* x, int64_t k, int zero_point) {
   }
 }
 
-// --- attention -------------------------------------------------------------------------------------------
+// --- attention
+// --------------------------------------------------------------------------------------------------
 
 using ScoreFunction = void (*)(const Grid& keys, int64_t steps, const std::byte* q, size_t q_stride,
                                float* scores);
@@ -368,12 +349,13 @@ using ScoreFunction = void (*)(const Grid& keys, int64_t steps, const std::byte*
 /// scores[r][16 tokens] = q[r] · keys
 template <class Kind>
 struct ScoreTile {
+  static constexpr int kMaxRows = kFloatTileRows;
   template <int kRows, int>
   static void run(const Grid& keys, int64_t steps, const std::byte* q, size_t q_stride, float* scores) {
     Vec acc[kRows][1];
     clear(acc);
     accumulate<Kind>(acc, keys, steps, q, q_stride);
-#pragma GCC unroll 32
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) store(scores + r * kLanes, acc[r][0]);
   }
 };
@@ -384,20 +366,32 @@ using ValueFunction = void (*)(const Grid& values, const std::byte* p, size_t p_
 /// sums[r] += p[r][16 tokens] · values
 template <class Kind>
 struct ValueTile {
+  static constexpr int kMaxRows = kValueTileRows;
   template <int kRows, int kCols>
   static void run(const Grid& values, const std::byte* p, size_t p_stride, float* sums, int64_t sums_stride) {
     Vec acc[kRows][kCols];
-#pragma GCC unroll 32
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int c = 0; c < kCols; ++c) acc[r][c] = load(sums + r * sums_stride + c * kLanes);
     }
     accumulate<Kind>(acc, values, kPageTokens / Kind::kStep, p, p_stride);
-#pragma GCC unroll 32
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int c = 0; c < kCols; ++c) store(sums + r * sums_stride + c * kLanes, acc[r][c]);
     }
+  }
+};
+
+template <class Function, class TileKind, int kCols>
+struct RowTable {
+  Function by_rows[TileKind::kMaxRows + 1] = {};
+  constexpr RowTable() { fill<TileKind::kMaxRows>(); }
+  template <int kRows>
+  constexpr void fill() {
+    by_rows[kRows] = &TileKind::template run<kRows, kCols>;
+    if constexpr (kRows > 1) fill<kRows - 1>();
   }
 };
 
@@ -481,7 +475,7 @@ class Attention {
   }
 
   void score_rows(const std::byte* keys, int begin, int end) {
-    static constexpr TileTable<ScoreFunction, ScoreTile<Kind>, kFloatTileRows, 1> kTiles;
+    static constexpr RowTable<ScoreFunction, ScoreTile<Kind>, 1> kTiles;
     const Grid grid{keys, 0, kRowBytes, 0};
     for (int r = begin; r < end;) {
       const int rows = end - r < kFloatTileRows ? end - r : kFloatTileRows;
@@ -517,8 +511,8 @@ class Attention {
   }
 
   void add_values(const std::byte* values, int begin, int end) {
-    static constexpr TileTable<ValueFunction, ValueTile<Kind>, kValueTileRows, kValueTileCols> kWide;
-    static constexpr TileTable<ValueFunction, ValueTile<Kind>, kValueTileRows, 1> kNarrow;
+    static constexpr RowTable<ValueFunction, ValueTile<Kind>, kValueTileCols> kWide;
+    static constexpr RowTable<ValueFunction, ValueTile<Kind>, 1> kNarrow;
     const size_t step_stride = static_cast<size_t>(padded_dim_) * 4;
     for (int r = begin; r < end;) {
       const int rows = end - r < kValueTileRows ? end - r : kValueTileRows;
@@ -563,7 +557,8 @@ void attention(const AttentionArgs& args) {
   Attention<Kind>(args).run();
 }
 
-// --- pointwise -------------------------------------------------------------------------------------------
+// --- pointwise
+// --------------------------------------------------------------------------------------------------
 
 POLYLORA_INLINE Vec lanes_of(const float* p, int64_t n) {
   return n >= kLanes ? load(p) : load_n(p, n);
