@@ -247,7 +247,7 @@ class Bench {
     const auto q = random_floats(total * width, 6);
     std::vector<float> o(q.size());
     const Timing t = time_calls(options_.seconds, [&](int call) {
-      backend_->attention({o.data(), total, width}, {q.data(), total, width}, *cache, call % layers, spans,
+      backend_->attention({o.data(), total, width}, Mat(), {q.data(), total, width}, *cache, call % layers, spans,
                           {.scale = 0.125f});
     });
     const double gb = static_cast<double>(page_bytes) * pages / t.best * 1e-9;

@@ -76,7 +76,7 @@ void ForwardPass::run_layer(int layer, const Batch& batch, KvCache& cache) {
   project(qkv, normed, layer, Site::kQkv, batch);
   backend_.rope(q, k, config.head_dim, batch.positions, rope);
   backend_.kv_write(cache, layer, k, v, batch.sequences);
-  backend_.attention(attended, q, cache, layer, batch.sequences, attention);
+  backend_.attention(attended, Mat(), q, cache, layer, batch.sequences, attention);
   project(delta, attended, layer, Site::kO, batch);
 
   backend_.rmsnorm(normed, residual, residual, delta, weights.post_attention_norm, config.rms_norm_eps);

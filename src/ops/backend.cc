@@ -5,15 +5,10 @@
 #include "base/error.h"
 #include "ops/cpu/cpu_backend.h"
 #include "ops/ref_backend.h"
+#include "ops/shape_checks.h"
 
 namespace polylora {
 namespace {
-
-template <typename T>
-bool has_shape(const View<T>& view, int64_t rows, int64_t cols) {
-  return view.rows == rows && view.cols == cols && view.stride >= cols &&
-         (view.data != nullptr || rows * cols == 0);
-}
 
 void check_spans(const KvCache& cache, int layer, int64_t batch_rows, std::span<const SequenceSpan> spans) {
   check(layer >= 0 && layer < cache.shape().layers, "layer of the KV cache");
@@ -102,12 +97,7 @@ void Backend::lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups) {
 }
 
 void Backend::rope(Mat q, Mat k, int head_dim, std::span<const int32_t> positions, RopeTable table) {
-  const auto rows = static_cast<int64_t>(positions.size());
-  check(head_dim > 0 && head_dim % 2 == 0 && table.cols == head_dim, "rope: table is [P,E]");
-  check(has_shape(q, rows, q.cols) && q.cols % head_dim == 0, "rope: q is [T,H*E]");
-  check(has_shape(k, rows, k.cols) && k.cols % head_dim == 0, "rope: k is [T,G*E]");
-  for (const int32_t position : positions)
-    check(position >= 0 && position < table.rows, "rope: position in table");
+  check_rope(q, k, head_dim, positions, table);
   do_rope(q, k, head_dim, positions, table);
 }
 
@@ -119,13 +109,15 @@ void Backend::kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v,
   do_kv_write(cache, layer, k, v, spans);
 }
 
-void Backend::attention(Mat o, ConstMat q, const KvCache& cache, int layer,
+void Backend::attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer,
                         std::span<const SequenceSpan> spans, const AttentionParams& params) {
   const int64_t group_width = int64_t{cache.shape().kv_heads} * cache.shape().head_dim;
   check(has_shape(q, q.rows, q.cols) && has_shape(o, q.rows, q.cols), "attention: q and o are [T,H*E]");
   check(q.cols > 0 && q.cols % group_width == 0, "attention: query heads are a multiple of kv heads");
+  check(lse.data == nullptr || has_shape(lse, q.rows, q.cols / cache.shape().head_dim),
+        "attention: lse is [T,H]");
   check_spans(cache, layer, q.rows, spans);
-  do_attention(o, q, cache, layer, spans, params);
+  do_attention(o, lse, q, cache, layer, spans, params);
 }
 
 void Backend::glu(Mat y, ConstMat gate_up, GluActivation activation) {
@@ -145,7 +137,16 @@ void Backend::gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) {
   do_gather_rows(y, x, rows);
 }
 
+void Backend::scale_columns(Mat y, std::span<const float> gain) {
+  check(has_shape(y, y.rows, static_cast<int64_t>(gain.size())), "scale_columns: y is [T,N], gain [N]");
+  do_scale_columns(y, gain);
+}
+
 std::unique_ptr<Backend> make_backend(const BackendOptions& options) {
+  return make_training_backend(options);
+}
+
+std::unique_ptr<TrainingBackend> make_training_backend(const BackendOptions& options) {
   if (options.threads < 0)
     fail(ErrorCode::kInvalidArgument, "{} threads: give 0 (all) or more", options.threads);
   if (options.name == "ref") return make_ref_backend();

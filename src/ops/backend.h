@@ -1,4 +1,5 @@
-// The op list: everything that serving computes, once, for all implementations.
+// The op list: everything that a forward pass computes, once, for all implementations. What only training
+// needs follows in ops/training_backend.h.
 //
 // `ref` (ref_backend.cc) is the specification in naive loops and the test oracle; `cpu` is the fast one; a
 // CUDA backend fits behind the same calls. Model code never sees a device, a layout or an instruction set.
@@ -99,8 +100,9 @@ class Backend {
   /// stored, including this batch's own rows. A row's result depends only on its own q and its keys: blocks
   /// of kKvPageSize tokens are walked in order from position 0 (or from the window's first block) with one
   /// online softmax, so that it is bit-identical however the sequence was cut into chunks.
-  void attention(Mat o, ConstMat q, const KvCache& cache, int layer, std::span<const SequenceSpan> spans,
-                 const AttentionParams& params);
+  /// lse[T,H], unless empty, gets each row's log Σ exp(score): what attention_backward wants.
+  void attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer,
+                 std::span<const SequenceSpan> spans, const AttentionParams& params);
 
   /// y[T,F] = act(gate_up[T,0:F]) * gate_up[T,F:2F].
   void glu(Mat y, ConstMat gate_up, GluActivation activation);
@@ -110,6 +112,9 @@ class Backend {
 
   /// y[M,D] = x[rows[M], D].
   void gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows);
+
+  /// y[T,N] *= gain[N] in every row (DoRA's magnitude over norm).
+  void scale_columns(Mat y, std::span<const float> gain);
 
  protected:
   virtual std::unique_ptr<Weight> do_pack_weight(const WeightSource& source, WeightFormat format) = 0;
@@ -123,11 +128,12 @@ class Backend {
   virtual void do_rope(Mat q, Mat k, int head_dim, std::span<const int32_t> positions, RopeTable table) = 0;
   virtual void do_kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v,
                            std::span<const SequenceSpan> spans) = 0;
-  virtual void do_attention(Mat o, ConstMat q, const KvCache& cache, int layer,
+  virtual void do_attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer,
                             std::span<const SequenceSpan> spans, const AttentionParams& params) = 0;
   virtual void do_glu(Mat y, ConstMat gate_up, GluActivation activation) = 0;
   virtual void do_add(Mat y, ConstMat x) = 0;
   virtual void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) = 0;
+  virtual void do_scale_columns(Mat y, std::span<const float> gain) = 0;
 };
 
 struct BackendOptions {

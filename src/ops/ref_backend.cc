@@ -9,13 +9,12 @@
 
 #include "base/error.h"
 #include "ops/quant.h"
+#include "ops/ref_training.h"
 
 namespace polylora {
 namespace {
 
-float round_to(DType dtype, float value) {
-  return dtype == DType::kBf16 ? bf16_to_f32(f32_to_bf16(value)) : value;
-}
+using ref::round_to;
 
 /// f32 and bf16 weights are kept as the floats they stand for; q8 and q4 as groups, because their arithmetic
 /// is on the integers.
@@ -195,7 +194,7 @@ VisibleKeys visible_keys(int position, const AttentionParams& params) {
   return {params.window > 0 ? std::max(0, position - params.window + 1) : 0, position};
 }
 
-class RefBackend final : public Backend {
+class RefBackend final : public TrainingBackend {
  public:
   std::string_view name() const override { return "ref"; }
   std::string description() const override { return "ref (naive loops, 1 thread)"; }
@@ -289,8 +288,8 @@ class RefBackend final : public Backend {
     }
   }
 
-  void do_attention(Mat o, ConstMat q, const KvCache& cache, int layer, std::span<const SequenceSpan> spans,
-                    const AttentionParams& params) override {
+  void do_attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer,
+                    std::span<const SequenceSpan> spans, const AttentionParams& params) override {
     const auto& kv = as<const RefKvCache>(cache);
     const int head_dim = kv.shape().head_dim;
     const int64_t heads = q.cols / head_dim;
@@ -299,8 +298,10 @@ class RefBackend final : public Backend {
       for (int i = 0; i < span.row_count; ++i) {
         for (int64_t head = 0; head < heads; ++head) {
           const int64_t column = head * head_dim;
-          attend(o.row(span.row_begin + i) + column, q.row(span.row_begin + i) + column, kv, layer,
-                 head / heads_per_kv * head_dim, span, span.start_position + i, params);
+          const int64_t row = span.row_begin + i;
+          const double sum = attend(o.row(row) + column, q.row(row) + column, kv, layer,
+                                    head / heads_per_kv * head_dim, span, span.start_position + i, params);
+          if (lse.data != nullptr) lse.row(row)[head] = static_cast<float>(sum);
         }
       }
     }
@@ -324,6 +325,122 @@ class RefBackend final : public Backend {
   void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
     for (size_t m = 0; m < rows.size(); ++m) {
       std::copy_n(x.row(rows[m]), x.cols, y.row(static_cast<int64_t>(m)));
+    }
+  }
+
+  void do_scale_columns(Mat y, std::span<const float> gain) override {
+    for (int64_t t = 0; t < y.rows; ++t) {
+      for (int64_t n = 0; n < y.cols; ++n) y.row(t)[n] *= gain[static_cast<size_t>(n)];
+    }
+  }
+
+  void do_linear_dx(Mat dx, ConstMat dy, const Weight& w, bool accumulate) override {
+    const auto& weight = as<const RefWeight>(w);
+    const DType dtype = weight.format() == WeightFormat::kF32 ? DType::kF32 : DType::kBf16;
+    for (int64_t t = 0; t < dy.rows; ++t) {
+      std::vector<double> sums(static_cast<size_t>(dx.cols));
+      for (int64_t n = 0; n < dy.cols; ++n) {
+        const double grad = round_to(dtype, dy.row(t)[n]);
+        for (int64_t k = 0; k < dx.cols; ++k)
+          sums[static_cast<size_t>(k)] += grad * double{round_to(dtype, weight.at(n, k))};
+      }
+      for (int64_t k = 0; k < dx.cols; ++k) {
+        const auto sum = static_cast<float>(sums[static_cast<size_t>(k)]);
+        dx.row(t)[k] = accumulate ? dx.row(t)[k] + sum : sum;
+      }
+    }
+  }
+
+  void do_lora_backward(Mat dx, ConstMat dy, ConstMat x, std::span<const LoraGradient> pairs,
+                        DType dtype) override {
+    for (const LoraGradient& pair : pairs) ref::lora_backward(dx, dy, x, pair, dtype);
+  }
+
+  void do_rmsnorm_backward(Mat dx, ConstMat dy, ConstMat x, std::span<const float> gain, float eps) override {
+    ref::rmsnorm_backward(dx, dy, x, gain, eps);
+  }
+
+  void do_rope_backward(Mat dq, Mat dk, int head_dim, std::span<const int32_t> positions,
+                        RopeTable table) override {
+    std::vector<float> angles(table.row(0), table.row(0) + head_dim);
+    for (size_t t = 0; t < positions.size(); ++t) {
+      std::copy_n(table.row(positions[t]), head_dim, angles.data());
+      for (int i = head_dim / 2; i < head_dim; ++i) angles[static_cast<size_t>(i)] *= -1.0f;
+      for (const Mat& heads : {dq, dk}) {
+        for (int64_t head = 0; head < heads.cols; head += head_dim) {
+          rotate(heads.row(static_cast<int64_t>(t)) + head, angles.data(), head_dim / 2);
+        }
+      }
+    }
+  }
+
+  void do_attention_backward(Mat dq, Mat dk, Mat dv, ConstMat d_o, ConstMat o, ConstMat lse, ConstMat q,
+                             ConstMat k, ConstMat v, int head_dim, std::span<const SequenceSpan> spans,
+                             const AttentionParams& params, DType dtype) override {
+    for (const SequenceSpan& span : spans)
+      ref::attention_backward(dq, dk, dv, d_o, o, lse, q, k, v, head_dim, span, params, dtype);
+  }
+
+  void do_glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluActivation activation) override {
+    ref::glu_backward(dgate_up, dy, gate_up, activation);
+  }
+
+  void do_cross_entropy(std::span<float> loss, Mat logits, std::span<const int32_t> targets,
+                        std::span<const float> weights) override {
+    for (size_t m = 0; m < loss.size(); ++m) {
+      const std::span<float> row(logits.row(static_cast<int64_t>(m)), static_cast<size_t>(logits.cols));
+      loss[m] = ref::cross_entropy_row(row, targets[m], weights[m]);
+    }
+  }
+
+  void do_scatter_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
+    for (size_t m = 0; m < rows.size(); ++m) {
+      std::copy_n(x.row(static_cast<int64_t>(m)), x.cols, y.row(rows[m]));
+    }
+  }
+
+  void do_dropout(Mat y, ConstMat x, float p, const RandomKeys& keys, bool accumulate) override {
+    ref::dropout(y, x, p, keys, accumulate);
+  }
+
+  void do_add_noise(Mat y, std::span<const float> scale, const RandomKeys& keys) override {
+    ref::add_noise(y, scale, keys);
+  }
+
+  void do_embed_backward(Mat dw, ConstMat dy, std::span<const int32_t> ids) override {
+    for (size_t t = 0; t < ids.size(); ++t) {
+      for (int64_t d = 0; d < dw.cols; ++d) dw.row(ids[t])[d] += dy.row(static_cast<int64_t>(t))[d];
+    }
+  }
+
+  void do_linear_dw(Mat dw, ConstMat dy, ConstMat x, DType dtype) override {
+    ref::linear_dw(dw, dy, x, dtype);
+  }
+
+  void do_column_dots(std::span<float> out, ConstMat a, ConstMat b) override {
+    for (size_t n = 0; n < out.size(); ++n) {
+      double sum = 0.0;
+      for (int64_t t = 0; t < a.rows; ++t) sum += double{a.row(t)[n]} * double{b.row(t)[n]};
+      out[n] += static_cast<float>(sum);
+    }
+  }
+
+  void do_adamw(std::span<float> p, std::span<float> m, std::span<float> v, std::span<const float> g,
+                const AdamwParams& params) override {
+    ref::adamw(p, m, v, g, params);
+  }
+
+  double do_sum_squares(std::span<const float> x) override {
+    return dot(x.data(), x.data(), static_cast<int64_t>(x.size()));
+  }
+
+  void do_lora_merge(Mat w, ConstMat a, ConstMat b, float scale) override {
+    for (int64_t n = 0; n < w.rows; ++n) {
+      for (int64_t k = 0; k < w.cols; ++k) {
+        float product = 0.0f;
+        for (int64_t r = 0; r < a.rows; ++r) product = std::fma(b.row(n)[r], a.row(r)[k], product);
+        w.row(n)[k] += product * scale;
+      }
     }
   }
 
@@ -375,8 +492,9 @@ class RefBackend final : public Backend {
     std::fill_n(kv.value(layer, page, 0), kv.width() * kKvPageSize, 0.0f);
   }
 
-  static void attend(float* o, const float* q, const RefKvCache& kv, int layer, int64_t kv_column,
-                     const SequenceSpan& span, int position, const AttentionParams& params) {
+  /// Returns log Σ exp(score).
+  static double attend(float* o, const float* q, const RefKvCache& kv, int layer, int64_t kv_column,
+                       const SequenceSpan& span, int position, const AttentionParams& params) {
     const int head_dim = kv.shape().head_dim;
     const VisibleKeys visible = visible_keys(position, params);
     const auto page_of = [&](int p) { return span.pages[static_cast<size_t>(p / kKvPageSize)]; };
@@ -402,6 +520,7 @@ class RefBackend final : public Backend {
       for (size_t d = 0; d < sums.size(); ++d) sums[d] += weight * value[d];
     }
     for (size_t d = 0; d < sums.size(); ++d) o[d] = static_cast<float>(sums[d]);
+    return largest + std::log(total);
   }
 
   static double activate(double gate, GluActivation activation) {
@@ -413,7 +532,7 @@ class RefBackend final : public Backend {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_ref_backend() {
+std::unique_ptr<TrainingBackend> make_ref_backend() {
   return std::make_unique<RefBackend>();
 }
 

@@ -3,10 +3,10 @@
 
 #include <memory>
 
-#include "ops/backend.h"
+#include "ops/training_backend.h"
 
 namespace polylora {
 
-std::unique_ptr<Backend> make_ref_backend();
+std::unique_ptr<TrainingBackend> make_ref_backend();
 
 }  // namespace polylora

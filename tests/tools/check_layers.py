@@ -13,8 +13,9 @@ ALLOWED = {
     "model": {"base", "ops"},
     "io": {"base", "ops", "model"},
     "engine": {"base", "ops", "model", "io"},
+    "tune": {"base", "ops", "text", "model", "io"},
     "serve": {"base", "text", "engine"},
-    "cli": {"base", "ops", "text", "model", "io", "engine", "serve"},
+    "cli": {"base", "ops", "text", "model", "io", "engine", "tune", "serve"},
 }
 INCLUDE = re.compile(r'^\s*#include "([a-z_]+)/', re.MULTILINE)
 

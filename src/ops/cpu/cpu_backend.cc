@@ -53,7 +53,7 @@ struct LinearItems {
   int64_t count() const { return panel_runs * row_runs; }
 };
 
-class CpuBackend final : public Backend {
+class CpuBackend final : public TrainingBackend {
  public:
   CpuBackend(const Kernels& kernels, int threads)
       : kernels_(kernels),
@@ -148,8 +148,9 @@ class CpuBackend final : public Backend {
     });
   }
 
-  void do_attention(Mat o, ConstMat q, const KvCache& cache, int layer, std::span<const SequenceSpan> spans,
-                    const AttentionParams& params) override {
+  void do_attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer,
+                    std::span<const SequenceSpan> spans, const AttentionParams& params) override {
+    check(lse.data == nullptr, "TODO");
     attention_.run(o, q, as<const CpuKvCache>(cache), layer, spans, params);
   }
 
@@ -174,7 +175,34 @@ class CpuBackend final : public Backend {
              [&](int64_t m) { std::copy_n(x.row(rows[static_cast<size_t>(m)]), y.cols, y.row(m)); });
   }
 
+  void do_scale_columns(Mat, std::span<const float>) override { todo(); }
+  void do_linear_dx(Mat, ConstMat, const Weight&, bool) override { todo(); }
+  void do_lora_backward(Mat, ConstMat, ConstMat, std::span<const LoraGradient>, DType) override { todo(); }
+  void do_rmsnorm_backward(Mat, ConstMat, ConstMat, std::span<const float>, float) override { todo(); }
+  void do_rope_backward(Mat, Mat, int, std::span<const int32_t>, RopeTable) override { todo(); }
+  void do_attention_backward(Mat, Mat, Mat, ConstMat, ConstMat, ConstMat, ConstMat, ConstMat, ConstMat, int,
+                             std::span<const SequenceSpan>, const AttentionParams&, DType) override {
+    todo();
+  }
+  void do_glu_backward(Mat, ConstMat, ConstMat, GluActivation) override { todo(); }
+  void do_cross_entropy(std::span<float>, Mat, std::span<const int32_t>, std::span<const float>) override {
+    todo();
+  }
+  void do_scatter_rows(Mat, ConstMat, std::span<const int32_t>) override { todo(); }
+  void do_dropout(Mat, ConstMat, float, const RandomKeys&, bool) override { todo(); }
+  void do_add_noise(Mat, std::span<const float>, const RandomKeys&) override { todo(); }
+  void do_embed_backward(Mat, ConstMat, std::span<const int32_t>) override { todo(); }
+  void do_linear_dw(Mat, ConstMat, ConstMat, DType) override { todo(); }
+  void do_column_dots(std::span<float>, ConstMat, ConstMat) override { todo(); }
+  void do_adamw(std::span<float>, std::span<float>, std::span<float>, std::span<const float>,
+                const AdamwParams&) override {
+    todo();
+  }
+  double do_sum_squares(std::span<const float>) override { todo(); }
+  void do_lora_merge(Mat, ConstMat, ConstMat, float) override { todo(); }
+
  private:
+  [[noreturn]] static void todo() { fail(ErrorCode::kUnsupported, "TODO: replaced in the next commit"); }
   /// body(item) for each of `count` items, on all threads when `elements` in total are worth it.
   template <typename Body>
   void for_each(int64_t count, int64_t elements, Body body) {
@@ -269,7 +297,7 @@ std::vector<std::string_view> available_isas() {
   return names;
 }
 
-std::unique_ptr<Backend> make_cpu_backend(std::string_view name, int threads) {
+std::unique_ptr<TrainingBackend> make_cpu_backend(std::string_view name, int threads) {
   for (const cpu::Isa& isa : cpu::kIsas) {
     if (name.empty() ? !isa.runs_here() : name != isa.name) continue;
     if (!isa.runs_here()) fail(ErrorCode::kUnsupported, "this machine cannot run {} kernels", name);

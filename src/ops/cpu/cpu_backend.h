@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "ops/backend.h"
+#include "ops/training_backend.h"
 
 namespace polylora {
 
@@ -14,6 +14,6 @@ std::vector<std::string_view> available_isas();
 
 /// `isa` empty = the best available. Throws kInvalidArgument for an unknown name, kUnsupported for one that
 /// this machine cannot run. `threads` 0 = one per usable core.
-std::unique_ptr<Backend> make_cpu_backend(std::string_view isa, int threads);
+std::unique_ptr<TrainingBackend> make_cpu_backend(std::string_view isa, int threads);
 
 }  // namespace polylora

@@ -56,9 +56,9 @@ class TestBackend : public Backend {
   void do_kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v, Spans spans) override {
     inner_->kv_write(cache, layer, k, v, spans);
   }
-  void do_attention(Mat o, ConstMat q, const KvCache& cache, int layer, Spans spans,
+  void do_attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer, Spans spans,
                     const AttentionParams& params) override {
-    inner_->attention(o, q, cache, layer, spans, params);
+    inner_->attention(o, lse, q, cache, layer, spans, params);
   }
   void do_glu(Mat y, ConstMat gate_up, GluActivation activation) override {
     inner_->glu(y, gate_up, activation);
@@ -67,6 +67,7 @@ class TestBackend : public Backend {
   void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
     inner_->gather_rows(y, x, rows);
   }
+  void do_scale_columns(Mat y, std::span<const float> gain) override { inner_->scale_columns(y, gain); }
 
  private:
   const std::unique_ptr<Backend> inner_ = make_backend({.name = "cpu", .threads = 1});

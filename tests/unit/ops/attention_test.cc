@@ -45,7 +45,7 @@ Matrix attend_in_chunks(Backend& backend, const Shape& shape, DType dtype, const
     const int count = std::min(chunk(i), total - begin);
     const SequenceSpan span{0, count, begin, pages};
     backend.kv_write(*cache, 1, s.k.rows(begin, count), s.v.rows(begin, count), std::span(&span, 1));
-    backend.attention(o.rows(begin, count), s.q.rows(begin, count), *cache, 1, std::span(&span, 1), params);
+    backend.attention(o.rows(begin, count), Mat(), s.q.rows(begin, count), *cache, 1, std::span(&span, 1), params);
     begin += count;
   }
   return o;
@@ -138,7 +138,7 @@ TEST(Attention, MixedBatchEqualsSequencesAlone) {
     }
     Matrix o(25, kShape.heads * kShape.head_dim);
     cpu->kv_write(*cache, 0, k, v, spans);
-    cpu->attention(o, q, *cache, 0, spans, kParams);
+    cpu->attention(o, Mat(), q, *cache, 0, spans, kParams);
     expect_same_bits(expected, o, cpu->description());
   }
 }
@@ -160,7 +160,7 @@ TEST(Attention, AFreedPageLeaksNothing) {
       const SequenceSpan new_owner{0, 21, 0, pages};
       backend->kv_write(*cache, 0, s.k, s.v, std::span(&new_owner, 1));
       Matrix o(21, kShape.heads * kShape.head_dim);
-      backend->attention(o, s.q, *cache, 0, std::span(&new_owner, 1), kParams);
+      backend->attention(o, Mat(), s.q, *cache, 0, std::span(&new_owner, 1), kParams);
       expect_same_bits(attend_in_chunks(*backend, kShape, dtype, s, 21, kParams, [](int) { return 21; }), o,
                        backend->description());
     }

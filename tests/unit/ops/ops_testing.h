@@ -109,8 +109,8 @@ inline WeightSource source_of(const StoredRows& rows, int64_t cols) {
 }
 
 /// Every kernel set that this machine runs, with a given number of threads.
-inline std::vector<std::unique_ptr<Backend>> cpu_backends(int threads) {
-  std::vector<std::unique_ptr<Backend>> backends;
+inline std::vector<std::unique_ptr<TrainingBackend>> cpu_backends(int threads) {
+  std::vector<std::unique_ptr<TrainingBackend>> backends;
   for (const std::string_view isa : available_isas()) backends.push_back(make_cpu_backend(isa, threads));
   return backends;
 }
