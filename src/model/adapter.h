@@ -3,6 +3,8 @@
 
 #include <array>
 #include <memory>
+#include <span>
+#include <utility>
 #include <vector>
 
 #include "model/weights.h"
@@ -24,10 +26,22 @@ class Adapter {
     layers_[static_cast<size_t>(layer)][static_cast<size_t>(site)] = std::move(weight);
   }
 
+  /// DoRA: what each output column is multiplied with after the pairs were added, magnitude over norm, and 1
+  /// for modules without DoRA. Empty: none of the site has it.
+  std::span<const float> gain(int layer, Site site) const {
+    return gains_.empty() ? std::span<const float>()
+                          : gains_[static_cast<size_t>(layer)][static_cast<size_t>(site)];
+  }
+  void set_gain(int layer, Site site, std::vector<float> gain) {
+    gains_.resize(layers_.size());
+    gains_[static_cast<size_t>(layer)][static_cast<size_t>(site)] = std::move(gain);
+  }
+
   size_t bytes() const;
 
  private:
   std::vector<std::array<std::unique_ptr<LoraWeight>, kSiteCount>> layers_;
+  std::vector<std::array<std::vector<float>, kSiteCount>> gains_;  // empty without DoRA
 };
 
 }  // namespace polylora

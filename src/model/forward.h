@@ -5,29 +5,13 @@
 #include <span>
 #include <vector>
 
-#include "base/arena.h"
-#include "model/adapter.h"
+#include "base/mat_arena.h"
+#include "model/batch.h"
+#include "model/layer_forward.h"
 #include "model/weights.h"
 #include "ops/backend.h"
 
 namespace polylora {
-
-/// Rows [row_begin, row_end) belong to requests of one adapter (null = the base model).
-struct AdapterGroup {
-  int row_begin = 0;
-  int row_end = 0;
-  const Adapter* adapter = nullptr;
-};
-
-/// One step's work: T rows, contiguous by sequence, sequences contiguous by adapter.
-struct Batch {
-  std::vector<int32_t> token_ids;       // [T]
-  std::vector<int32_t> positions;       // [T]
-  std::vector<SequenceSpan> sequences;  // cover [0, T)
-  std::vector<AdapterGroup> groups;     // cover [0, T)
-
-  int rows() const { return static_cast<int>(token_ids.size()); }
-};
 
 /// Owns the activations of a step. Used by one thread.
 class ForwardPass {
@@ -44,18 +28,15 @@ class ForwardPass {
   size_t bytes() const;
 
  private:
-  void run_layer(int layer, const Batch& batch, KvCache& cache);
-  void project(Mat y, ConstMat x, int layer, Site site, const Batch& batch);
+  LayerActivations activations() const;  // of the last batch's rows
 
   const Model& model_;
   Backend& backend_;
+  LayerForward layers_;
   int max_rows_;
   int rows_ = 0;  // of the last batch
-  std::vector<float> rope_;
-  int max_positions_;
-  HugeBuffer buffer_;
+  MatArena arena_;
   Mat residual_, normed_, qkv_, attended_, gate_up_, activated_, delta_;  // [max_rows, ...]
-  std::vector<LoraGroup> lora_groups_;
 };
 
 }  // namespace polylora

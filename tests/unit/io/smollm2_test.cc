@@ -64,8 +64,11 @@ std::vector<int32_t> continue_greedily(const Model& model, Backend& backend, std
   for (int position = 0; generated.empty() || generated.back() != config.eos_token_ids.front();) {
     const int rows = static_cast<int>(ids.size());
     if (position + rows > kPositions) break;
-    Batch batch{
-        .token_ids = ids, .positions = std::vector<int32_t>(ids.size()), .sequences = {}, .groups = {}};
+    Batch batch{.token_ids = ids,
+                .positions = std::vector<int32_t>(ids.size()),
+                .sequences = {},
+                .groups = {},
+                .adapter_input = {}};
     std::iota(batch.positions.begin(), batch.positions.end(), position);
     batch.sequences.push_back({0, rows, position, pages});
     batch.groups.push_back({0, rows, nullptr});
