@@ -82,10 +82,6 @@ int64_t count_targets(const Example& example) {
   return count;
 }
 
-int pages_for(int rows, int sequences) {
-  return rows / kKvPageSize + sequences;
-}
-
 std::vector<size_t> cut_by_rows(std::span<const Example* const> examples, int max_rows) {
   std::vector<size_t> ends;
   size_t rows = 0;

@@ -28,9 +28,6 @@ MicroBatch make_micro_batch(std::span<const Example* const> examples, std::span<
 /// Tokens at which a loss is taken.
 int64_t count_targets(const Example& example);
 
-/// Pages that a batch of `rows` rows may need: every sequence's last page may be short.
-int pages_for(int rows, int sequences);
-
 /// Cuts a list of examples, in order, into runs of at most `max_rows` rows (a longer example stands alone):
 /// ends[i] is one past the last example of run i.
 std::vector<size_t> cut_by_rows(std::span<const Example* const> examples, int max_rows);

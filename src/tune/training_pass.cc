@@ -43,8 +43,9 @@ TrainingPass::TrainingPass(const Model& model, TrainingBackend& backend, const T
       options_(options),
       layers_(model, backend, options.max_positions) {
   const ModelConfig& config = model.config;
-  cache_ = backend.make_kv_cache({1, pages_for(options.max_rows, options.max_sequences), config.num_kv_heads,
-                                  config.head_dim, options.dtype});
+  // Every sequence has a row and no more pages than rows.
+  cache_ = backend.make_kv_cache(
+      {1, /*pages=*/options.max_rows, config.num_kv_heads, config.head_dim, options.dtype});
   const MemoryNeed need = memory_need(config, options);
   const auto fitting = static_cast<int>(options.activation_bytes / std::max<size_t>(1, need.per_kept_layer));
   first_kept_ = config.num_layers - std::min(config.num_layers, fitting);
@@ -97,10 +98,9 @@ TrainingPass::MemoryNeed TrainingPass::memory_need(const ModelConfig& config,
   const size_t head =
       static_cast<size_t>(head_rows(config)) * (3 * d + static_cast<size_t>(config.vocab_size));
   const auto element = static_cast<size_t>(dtype_block_bytes(options.dtype));
-  const auto pages = static_cast<size_t>(pages_for(options.max_rows, options.max_sequences));
   return {.fixed = (t * (shared + kept) + head) * sizeof(float),
           .per_kept_layer = t * kept * sizeof(float),
-          .kv = pages * kKvPageSize * 2 * static_cast<size_t>(config.kv_size()) * element};
+          .kv = t * kKvPageSize * 2 * static_cast<size_t>(config.kv_size()) * element};
 }
 
 size_t TrainingPass::bytes() const {

@@ -15,8 +15,7 @@
 namespace polylora {
 
 struct TrainingPassOptions {
-  int max_rows = 0;       // of a micro-batch
-  int max_sequences = 0;  // of a micro-batch
+  int max_rows = 0;  // of a micro-batch
   int max_positions = 0;
   DType dtype = DType::kBf16;   // kBf16 or kF32: KV, adapter products
   size_t activation_bytes = 0;  // layers whose activations fit are not computed twice

@@ -70,7 +70,6 @@ class GoldenTrain : public testing::TestWithParam<Case> {
     load_adapter(kTrain / c.reference / "adapter_init");
     pass_ = std::make_unique<TrainingPass>(*model_, *backend_, trained_.get(),
                                            TrainingPassOptions{.max_rows = 64 * c.rows_at_once,
-                                                               .max_sequences = c.rows_at_once,
                                                                .max_positions = 64,
                                                                .dtype = DType::kF32,
                                                                .activation_bytes = c.activation_bytes});
