@@ -24,7 +24,8 @@ struct Verb {
 
 int run_help(const Arguments& arguments);
 
-constexpr std::array<Verb, 4> kVerbs = {{
+constexpr std::array<Verb, 5> kVerbs = {{
+    {"train", "fine-tune a LoRA adapter as a LLaMA-Factory YAML says", run_train},
     {"serve", "serve a model and its adapters over HTTP (OpenAI- and vLLM-compatible)", run_serve},
     {"chat", "talk to a model and its adapters in the terminal", run_chat},
     {"version", "print the version", run_version},

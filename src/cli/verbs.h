@@ -6,6 +6,7 @@
 namespace polylora {
 
 /// Each takes the arguments after the verb, throws Error for what went wrong and returns the exit status.
+int run_train(const Arguments& arguments);
 int run_serve(const Arguments& arguments);
 int run_chat(const Arguments& arguments);
 int run_version(const Arguments& arguments);

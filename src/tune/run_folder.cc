@@ -147,7 +147,8 @@ std::optional<fs::path> CheckpointFolders::last() const {
 }
 
 void CheckpointFolders::write(int64_t step, const std::function<void(const fs::path&)>& fill) const {
-  const fs::path target = path(step), partial = output_dir_ / fmt::format("{}{}.partial", kPartialPrefix, step);
+  const fs::path target = path(step),
+                 partial = output_dir_ / fmt::format("{}{}.partial", kPartialPrefix, step);
   on_folder(target, [&] {
     fs::remove_all(partial);
     fs::create_directories(partial);
@@ -191,7 +192,8 @@ void write_optimizer_state(const fs::path& folder, const TrainableAdapter& train
   for (const Parameter& parameter : trained.parameters()) {
     tensors["exp_avg." + parameter.name] = view_of(share(trained.first_moments(), parameter), parameter);
     tensors["exp_avg_sq." + parameter.name] = view_of(share(trained.second_moments(), parameter), parameter);
-    if (with_values) tensors["value." + parameter.name] = view_of(share(trained.values(), parameter), parameter);
+    if (with_values)
+      tensors["value." + parameter.name] = view_of(share(trained.values(), parameter), parameter);
   }
   write_safetensors(folder / kOptimizerFile, tensors);
 }

@@ -17,8 +17,9 @@ namespace polylora {
 /// The PEFT folder of an adapter under training.
 class AdapterSaver {
  public:
-  /// With `pissa_start` (the values of all parameters right after PiSSA's initialisation; empty: no PiSSA) the
-  /// saved adapter is the difference to that start, of twice the rank, and so belongs to the unchanged base.
+  /// With `pissa_start` (the values of all parameters right after PiSSA's initialisation; empty: no PiSSA)
+  /// the saved adapter is the difference to that start, of twice the rank, and so belongs to the unchanged
+  /// base.
   AdapterSaver(const TrainConfig& config, const Checkpoint& base, const TrainableAdapter& trained,
                std::vector<float> pissa_start);
 
@@ -59,10 +60,11 @@ class CheckpointFolders {
 
 /// optimizer.safetensors: Adam's moments by parameter name, and, `with_values`, the values too (where
 /// adapter_model.safetensors holds something else).
-void write_optimizer_state(const std::filesystem::path& folder, const TrainableAdapter& trained, bool with_values);
+void write_optimizer_state(const std::filesystem::path& folder, const TrainableAdapter& trained,
+                           bool with_values);
 
-/// Restores values and moments from a checkpoint, bit for bit. Throws kNotFound / kDataCorrupt naming file and
-/// tensor when the checkpoint belongs to another adapter or has no optimizer state (save_only_model).
+/// Restores values and moments from a checkpoint, bit for bit. Throws kNotFound / kDataCorrupt naming file
+/// and tensor when the checkpoint belongs to another adapter or has no optimizer state (save_only_model).
 void read_training_state(const std::filesystem::path& checkpoint, const TrainableAdapter& trained);
 
 /// Values alone, from an adapter folder that AdapterSaver wrote without PiSSA.

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "base/error.h"
 #include "base/rng.h"
 
 namespace polylora {
@@ -20,7 +19,6 @@ constexpr int64_t kGroupedBatches = 50;  // batches that are sorted by length to
 
 SamplePlan::SamplePlan(std::vector<int> lengths, const SamplePlanOptions& options)
     : lengths_(std::move(lengths)), options_(options) {
-  check(!lengths_.empty(), "a sample plan has examples");
   batches_per_epoch_ = ceil_div(static_cast<int64_t>(lengths_.size()), options.batch_size);
   updates_per_epoch_ = ceil_div(batches_per_epoch_, options.batches_per_update);
   total_updates_ =

@@ -29,7 +29,7 @@ struct UpdateSamples {
 /// is left of them.
 class SamplePlan {
  public:
-  /// `lengths`: of every example; n = lengths.size() > 0.
+  /// `lengths`: of every example; n = lengths.size(); with none there are no updates.
   SamplePlan(std::vector<int> lengths, const SamplePlanOptions& options);
 
   int64_t total_updates() const { return total_updates_; }

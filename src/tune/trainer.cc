@@ -39,7 +39,9 @@ std::vector<int> lengths_of(const Objective& objective) {
 }
 
 int64_t warmup_of(const TrainConfig& config, int64_t total) {
-  const auto share = [total](double part) { return static_cast<int64_t>(std::ceil(static_cast<double>(total) * part)); };
+  const auto share = [total](double part) {
+    return static_cast<int64_t>(std::ceil(static_cast<double>(total) * part));
+  };
   if (config.warmup_steps >= 1.0) return static_cast<int64_t>(config.warmup_steps);
   return share(config.warmup_steps > 0.0 ? config.warmup_steps : config.warmup_ratio);
 }
@@ -54,13 +56,15 @@ Trainer::Trainer(const TrainerParts& parts, const TrainerHooks& hooks)
       checkpoints_(parts.config.output_dir),
       logging_{config_.logging_strategy, steps_of(config_.logging_steps)},
       saving_{config_.save_strategy, steps_of(config_.save_steps)},
-      evaluating_{config_.eval_strategy, steps_of(config_.eval_steps > 0 ? config_.eval_steps : config_.logging_steps)},
+      evaluating_{config_.eval_strategy,
+                  steps_of(config_.eval_steps > 0 ? config_.eval_steps : config_.logging_steps)},
       warmup_steps_(warmup_of(config_, plan_.total_updates())) {}
 
 /// A number of updates, or a share of them all.
 int64_t Trainer::steps_of(double value) const {
   if (value >= 1.0) return static_cast<int64_t>(value);
-  return std::max<int64_t>(1, static_cast<int64_t>(std::ceil(value * static_cast<double>(plan_.total_updates()))));
+  return std::max<int64_t>(
+      1, static_cast<int64_t>(std::ceil(value * static_cast<double>(plan_.total_updates()))));
 }
 
 void Trainer::say(std::string_view line) const {
@@ -69,6 +73,7 @@ void Trainer::say(std::string_view line) const {
 
 TrainOutcome Trainer::run(const std::optional<std::filesystem::path>& resume) {
   start(resume);
+  evaluate_first();
   while (step_ < plan_.total_updates() && !should_stop()) {
     const UpdateSamples samples = plan_.update(step_);
     update(step_, samples);
@@ -78,28 +83,34 @@ TrainOutcome Trainer::run(const std::optional<std::filesystem::path>& resume) {
 }
 
 void Trainer::start(const std::optional<std::filesystem::path>& resume) {
-  log_ = std::make_unique<RunLog>(RunFacts{.output_dir = config_.output_dir,
-                                           .max_steps = plan_.total_updates(),
-                                           .num_train_epochs = static_cast<int64_t>(std::ceil(
-                                               static_cast<double>(plan_.total_updates()) /
-                                               static_cast<double>(plan_.updates_per_epoch()))),
-                                           .train_batch_size = config_.per_device_train_batch_size,
-                                           .logging_steps = logging_.steps,
-                                           .save_steps = saving_.steps,
-                                           .eval_steps = evaluating_.steps,
-                                           .early_stopping_patience = config_.early_stopping_steps},
-                                  resume);
+  log_ = std::make_unique<RunLog>(
+      RunFacts{.output_dir = config_.output_dir,
+               .max_steps = plan_.total_updates(),
+               .num_train_epochs = static_cast<int64_t>(
+                   std::ceil(static_cast<double>(plan_.total_updates()) /
+                             static_cast<double>(std::max<int64_t>(1, plan_.updates_per_epoch())))),
+               .train_batch_size = config_.per_device_train_batch_size,
+               .logging_steps = logging_.steps,
+               .save_steps = saving_.steps,
+               .eval_steps = evaluating_.steps,
+               .early_stopping_patience = config_.early_stopping_steps},
+      resume);
   checkpoints_.remove_partial();
   if (resume) {
     read_training_state(*resume, parts_.trained);
     step_ = log_->resumed_at().step;
     epoch_ = log_->resumed_at().epoch;
     saved_step_ = step_;
-    say(fmt::format("resuming from {} after {} of {} updates", resume->string(), step_, plan_.total_updates()));
+    say(fmt::format("resuming from {} after {} of {} updates", resume->string(), step_,
+                    plan_.total_updates()));
   }
   first_step_ = step_;
   refresh();
   started_ = Clock::now();
+}
+
+void Trainer::evaluate_first() {
+  if (config_.eval_on_start && step_ == 0 && !parts_.evaluations.empty()) evaluate();
 }
 
 void Trainer::refresh() {
@@ -114,7 +125,8 @@ double Trainer::learning_rate(int64_t step) const {
 
 void Trainer::update(int64_t step, const UpdateSamples& samples) {
   parts_.optimizer.zero_gradients();
-  const uint64_t key = random_bits(static_cast<uint64_t>(config_.seed), kUpdateStream, static_cast<uint64_t>(step));
+  const uint64_t key =
+      random_bits(static_cast<uint64_t>(config_.seed), kUpdateStream, static_cast<uint64_t>(step));
   const ObjectiveResult result =
       parts_.objective.accumulate(parts_.pass, parts_.forward.adapter(), samples.examples, key);
   if (!std::isfinite(result.loss)) {
@@ -166,11 +178,12 @@ void Trainer::report_progress() const {
 
 RunPosition Trainer::position() const {
   const double before = log_->resumed_at().total_flos;
-  return {.step = step_,
-          .epoch = epoch_,
-          .elapsed_s = seconds_since(started_),
-          .total_flos = before + 6.0 * static_cast<double>(parts_.parameters) * static_cast<double>(tokens_),
-          .input_tokens = config_.include_num_input_tokens_seen ? log_->resumed_at().input_tokens + tokens_ : 0};
+  return {
+      .step = step_,
+      .epoch = epoch_,
+      .elapsed_s = seconds_since(started_),
+      .total_flos = before + 6.0 * static_cast<double>(parts_.parameters) * static_cast<double>(tokens_),
+      .input_tokens = config_.include_num_input_tokens_seen ? log_->resumed_at().input_tokens + tokens_ : 0};
 }
 
 void Trainer::log_step() {
@@ -182,6 +195,10 @@ void Trainer::log_step() {
                 .extra = window_.metrics};
   for (auto& [name, value] : entry.extra) value /= n;
   log_->log_step(position(), entry);
+  say(fmt::format(
+      "update {}/{}: loss {:.4f}, grad_norm {:.3g}, learning rate {:.3g}, epoch {:.2f}, {:.0f} tokens/s",
+      step_, plan_.total_updates(), entry.loss, entry.grad_norm, entry.learning_rate, epoch_,
+      static_cast<double>(tokens_) / seconds_since(started_)));
   window_ = {};
 }
 
@@ -199,8 +216,8 @@ void Trainer::evaluate() {
                   .batches = (samples + options.batch_size - 1) / options.batch_size,
                   .extra = result.metrics};
     log_->log_eval(position(), entry);
-    say(fmt::format("{}_loss {:.4f} after update {} ({} examples, {:.1f} s)", set.prefix, result.loss, step_, samples,
-                    entry.runtime_s));
+    say(fmt::format("{}_loss {:.4f} after update {} ({} examples, {:.1f} s)", set.prefix, result.loss, step_,
+                    samples, entry.runtime_s));
     metrics[set.prefix + "_loss"] = result.loss;
     for (const auto& [name, value] : result.metrics) metrics[set.prefix + "_" + name] = value;
   }
@@ -211,17 +228,20 @@ void Trainer::evaluate() {
   if (found == metrics.end()) {
     std::string known;
     for (const auto& [name, value] : metrics) known += (known.empty() ? "" : ", ") + name;
-    fail(ErrorCode::kInvalidArgument, "metric_for_best_model: there is no '{}'; the evaluation has {}", wanted, known);
+    fail(ErrorCode::kInvalidArgument, "metric_for_best_model: there is no '{}'; the evaluation has {}",
+         wanted, known);
   }
   log_->early_stopping_counter = improves(found->second) ? 0 : log_->early_stopping_counter + 1;
   if (config_.early_stopping_steps > 0 && log_->early_stopping_counter >= config_.early_stopping_steps) {
-    say(fmt::format("stopping early: {} has not improved for {} evaluations", wanted, log_->early_stopping_counter));
+    say(fmt::format("stopping early: {} has not improved for {} evaluations", wanted,
+                    log_->early_stopping_counter));
     stopped_early_ = true;
   }
 }
 
 bool Trainer::improves(double metric) {
-  const bool better = !log_->best || (config_.greater_is_better ? metric > log_->best->metric : metric < log_->best->metric);
+  const bool better =
+      !log_->best || (config_.greater_is_better ? metric > log_->best->metric : metric < log_->best->metric);
   if (better) log_->best = BestModel{step_, metric, checkpoints_.path(step_).string()};
   return better;
 }
@@ -252,11 +272,12 @@ void Trainer::load_best() {
 }
 
 TrainOutcome Trainer::finish() {
-  TrainOutcome outcome{.steps = step_,
-                       .train_loss = loss_sum_ / static_cast<double>(std::max<int64_t>(1, step_ - first_step_)),
-                       .seconds = seconds_since(started_),
-                       .tokens = tokens_,
-                       .interrupted = interrupted_};
+  TrainOutcome outcome{
+      .steps = step_,
+      .train_loss = loss_sum_ / static_cast<double>(std::max<int64_t>(1, step_ - first_step_)),
+      .seconds = seconds_since(started_),
+      .tokens = tokens_,
+      .interrupted = interrupted_};
   if (interrupted_) {
     say(fmt::format("stopped after update {}: go on with resume_from_checkpoint={}", step_,
                     checkpoints_.path(step_).string()));
@@ -268,7 +289,8 @@ TrainOutcome Trainer::finish() {
                                                        config_.num_train_epochs),
                        .extra = {}};
   if (config_.max_steps > 0)
-    summary.samples = config_.max_steps * config_.per_device_train_batch_size * config_.gradient_accumulation_steps;
+    summary.samples =
+        config_.max_steps * config_.per_device_train_batch_size * config_.gradient_accumulation_steps;
   if (config_.include_effective_tokens_per_second)
     summary.extra["effective_tokens_per_sec"] = static_cast<double>(tokens_) / outcome.seconds;
   log_->finish(position(), summary);
@@ -281,7 +303,8 @@ TrainOutcome Trainer::finish() {
   log_->write_state(config_.output_dir, position());
   write_model_card(config_.output_dir, config_, log_->history());
   if (config_.plot_loss)
-    write_loss_plots(config_.output_dir, log_->history(), {"loss", "eval_loss", "eval_accuracy", "rewards/accuracies"});
+    write_loss_plots(config_.output_dir, log_->history(),
+                     {"loss", "eval_loss", "eval_accuracy", "rewards/accuracies"});
   return outcome;
 }
 

@@ -35,7 +35,8 @@ struct TrainProgress {
 struct TrainerHooks {
   std::function<void(const TrainProgress&)> on_update;
   std::function<void(std::string_view line)> say;
-  const std::atomic<bool>* stop = nullptr;  // when set, the run saves a checkpoint after the current update and ends
+  const std::atomic<bool>* stop =
+      nullptr;  // when set, the run saves a checkpoint after the current update and ends
 };
 
 struct EvaluationSet {
@@ -44,11 +45,11 @@ struct EvaluationSet {
 };
 
 struct TrainOutcome {
-  int64_t steps = 0;          // updates done, those before a resume included
-  double train_loss = 0.0;    // mean over this process's updates
+  int64_t steps = 0;        // updates done, those before a resume included
+  double train_loss = 0.0;  // mean over this process's updates
   double seconds = 0.0;
-  int64_t tokens = 0;         // trained on in this process
-  bool interrupted = false;   // by `stop`: a checkpoint is there to go on from
+  int64_t tokens = 0;        // trained on in this process
+  bool interrupted = false;  // by `stop`: a checkpoint is there to go on from
 };
 
 /// What the loop works with; all outlive the trainer.
@@ -87,6 +88,7 @@ class Trainer {
 
   int64_t steps_of(double value) const;
   void start(const std::optional<std::filesystem::path>& resume);
+  void evaluate_first();
   void update(int64_t step, const UpdateSamples& samples);
   void after_update(const UpdateSamples& samples);
   void log_step();
