@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "ops/cpu/attention_backward.h"
 #include "ops/cpu/lora_delta.h"
 #include "ops/cpu/packed.h"
 #include "ops/cpu/paged_attention.h"
@@ -60,7 +61,8 @@ class CpuBackend final : public TrainingBackend {
         pool_(threads),
         narrowed_(kernels),
         lora_delta_(kernels, pool_),
-        attention_(kernels, pool_) {}
+        attention_(kernels, pool_),
+        attention_backward_(kernels, pool_) {}
 
   std::string_view name() const override { return "cpu"; }
   std::string description() const override {
@@ -150,8 +152,7 @@ class CpuBackend final : public TrainingBackend {
 
   void do_attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer,
                     std::span<const SequenceSpan> spans, const AttentionParams& params) override {
-    check(lse.data == nullptr, "TODO");
-    attention_.run(o, q, as<const CpuKvCache>(cache), layer, spans, params);
+    attention_.run(o, lse, q, as<const CpuKvCache>(cache), layer, spans, params);
   }
 
   void do_glu(Mat y, ConstMat gate_up, GluActivation activation) override {
@@ -180,9 +181,10 @@ class CpuBackend final : public TrainingBackend {
   void do_lora_backward(Mat, ConstMat, ConstMat, std::span<const LoraGradient>, DType) override { todo(); }
   void do_rmsnorm_backward(Mat, ConstMat, ConstMat, std::span<const float>, float) override { todo(); }
   void do_rope_backward(Mat, Mat, int, std::span<const int32_t>, RopeTable) override { todo(); }
-  void do_attention_backward(Mat, Mat, Mat, ConstMat, ConstMat, ConstMat, ConstMat, ConstMat, ConstMat, int,
-                             std::span<const SequenceSpan>, const AttentionParams&, DType) override {
-    todo();
+  void do_attention_backward(Mat dq, Mat dk, Mat dv, ConstMat d_o, ConstMat o, ConstMat lse, ConstMat q,
+                             ConstMat k, ConstMat v, int head_dim, std::span<const SequenceSpan> spans,
+                             const AttentionParams& params, DType dtype) override {
+    attention_backward_.run({dq, dk, dv, d_o, o, lse, q, k, v, head_dim, dtype, params}, spans);
   }
   void do_glu_backward(Mat, ConstMat, ConstMat, GluActivation) override { todo(); }
   void do_cross_entropy(std::span<float>, Mat, std::span<const int32_t>, std::span<const float>) override {
@@ -264,6 +266,7 @@ class CpuBackend final : public TrainingBackend {
   NarrowedRows narrowed_;
   LoraDelta lora_delta_;
   PagedAttention attention_;
+  AttentionBackwardDriver attention_backward_;
 };
 
 struct Isa {
