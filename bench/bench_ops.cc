@@ -18,7 +18,7 @@
 #include "base/arena.h"
 #include "base/rng.h"
 #include "machine.h"
-#include "ops/backend.h"
+#include "ops/training_backend.h"
 
 namespace polylora::bench {
 namespace {
@@ -87,7 +87,7 @@ class Checkpoint {
 class Bench {
  public:
   explicit Bench(const Options& options)
-      : options_(options), backend_(make_backend({.name = "cpu", .threads = options.threads})) {
+      : options_(options), backend_(make_training_backend({.name = "cpu", .threads = options.threads})) {
     ThreadPool pool(options.threads);
     peaks_ = measure_peaks(pool);
     bandwidth_ = read_bandwidth(pool, int64_t{1} << 30);
@@ -219,6 +219,7 @@ class Bench {
         attention(name, heads, kv_heads, head_dim, sequences, rows, keys);
       }
     }
+    attention_training();
   }
 
   void attention(const char* name, int heads, int kv_heads, int head_dim, int sequences, int rows, int keys) {
@@ -255,6 +256,59 @@ class Bench {
     const double gflop = 4.0 * visible * static_cast<double>(width) / t.best * 1e-9;
     fmt::print("{:10} {:9} {:6} {:6} {:9.1f} {:9.1f} {:7.1f} {:5.0f} {:8.1f}\n", name, sequences, rows, keys,
                t.best * 1e6, t.median * 1e6, gb, 100 * gb / bandwidth_, gflop);
+  }
+
+  /// Whole sequences. Forward counts two products over the causal half, backward five.
+  void attention_training() {
+    fmt::print("\n{:10} {:>9} {:>6} {:>9} {:>8} {:>6} {:>9} {:>8} {:>6} {:>6}\n", "training", "sequences", "rows",
+               "fwd us", "GFLOP/s", "%peak", "bwd us", "GFLOP/s", "%peak", "%both");
+    for (const auto& [name, heads, kv_heads, head_dim] :
+         {std::tuple{"smollm2", 9, 3, 64}, std::tuple{"1B", 32, 8, 64}}) {
+      for (const auto& [sequences, rows] :
+           {std::pair{1, 512}, std::pair{8, 64}, std::pair{4, 128}, std::pair{1, 2048}}) {
+        attention_training(name, heads, kv_heads, head_dim, sequences, rows);
+      }
+    }
+  }
+
+  void attention_training(const char* name, int heads, int kv_heads, int head_dim, int sequences, int rows) {
+    const int pages_each = rows / kKvPageSize;
+    const auto cache =
+        backend_->make_kv_cache({1, sequences * pages_each, kv_heads, head_dim, DType::kBf16});
+    std::vector<int32_t> page_ids(static_cast<size_t>(sequences * pages_each));
+    std::iota(page_ids.begin(), page_ids.end(), 0);
+    std::vector<SequenceSpan> spans;
+    for (int s = 0; s < sequences; ++s) {
+      spans.push_back({s * rows, rows, 0,
+                       std::span<const int32_t>(page_ids).subspan(static_cast<size_t>(s * pages_each),
+                                                                  static_cast<size_t>(pages_each))});
+    }
+    const int64_t width = int64_t{heads} * head_dim, kv_width = int64_t{kv_heads} * head_dim;
+    const int64_t total = int64_t{sequences} * rows;
+    const auto kv = random_floats(total * kv_width, 5);
+    const auto q = random_floats(total * width, 6);
+    const auto d_o = random_floats(total * width, 7);
+    std::vector<float> o(q.size()), lse(static_cast<size_t>(total * heads)), dq(q.size()), dk(kv.size()),
+        dv(kv.size());
+    const ConstMat keys{kv.data(), total, kv_width}, queries{q.data(), total, width};
+    backend_->kv_write(*cache, 0, keys, keys, spans);
+    const AttentionParams params{.scale = 0.125f};
+    const Timing forward = time_calls(options_.seconds, [&](int) {
+      backend_->attention({o.data(), total, width}, {lse.data(), total, heads}, queries, *cache, 0, spans,
+                          params);
+    });
+    const Timing backward = time_calls(options_.seconds, [&](int) {
+      backend_->attention_backward({dq.data(), total, width}, {dk.data(), total, kv_width},
+                                   {dv.data(), total, kv_width}, {d_o.data(), total, width},
+                                   {o.data(), total, width}, {lse.data(), total, heads}, queries, keys, keys,
+                                   head_dim, spans, params, DType::kBf16);
+    });
+    const double product = static_cast<double>(rows) * rows * static_cast<double>(width) * sequences * 1e-9;
+    const auto percent = [&](double gflop, double seconds) { return 100 * gflop / seconds / peaks_.bf16; };
+    fmt::print("{:10} {:9} {:6} {:9.1f} {:8.1f} {:6.0f} {:9.1f} {:8.1f} {:6.0f} {:6.0f}\n", name, sequences,
+               rows, forward.best * 1e6, 2 * product / forward.best, percent(2 * product, forward.best),
+               backward.best * 1e6, 5 * product / backward.best, percent(5 * product, backward.best),
+               percent(7 * product, forward.best + backward.best));
   }
 
   void packing() {
@@ -312,7 +366,7 @@ class Bench {
   }
 
   Options options_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<TrainingBackend> backend_;
   Peaks peaks_;
   double bandwidth_ = 0.0;
 };

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "ops/cpu/attention_backward.h"
 #include "ops/cpu/linear_dw.h"
 #include "ops/cpu/linear_dx.h"
 #include "ops/cpu/lora_backward.h"
@@ -65,6 +66,7 @@ class CpuBackend final : public TrainingBackend {
         narrowed_(kernels),
         lora_delta_(kernels, pool_),
         attention_(kernels, pool_),
+        attention_backward_(kernels, pool_),
         linear_dx_(kernels, pool_),
         linear_dw_(kernels, pool_),
         lora_backward_(kernels, pool_),
@@ -158,8 +160,7 @@ class CpuBackend final : public TrainingBackend {
 
   void do_attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer,
                     std::span<const SequenceSpan> spans, const AttentionParams& params) override {
-    check(lse.data == nullptr, "TODO");
-    attention_.run(o, q, as<const CpuKvCache>(cache), layer, spans, params);
+    attention_.run(o, lse, q, as<const CpuKvCache>(cache), layer, spans, params);
   }
 
   void do_glu(Mat y, ConstMat gate_up, GluActivation activation) override {
@@ -198,9 +199,10 @@ class CpuBackend final : public TrainingBackend {
                         RopeTable table) override {
     training_.rope_backward(dq, dk, head_dim, positions, table);
   }
-  void do_attention_backward(Mat, Mat, Mat, ConstMat, ConstMat, ConstMat, ConstMat, ConstMat, ConstMat, int,
-                             std::span<const SequenceSpan>, const AttentionParams&, DType) override {
-    todo();
+  void do_attention_backward(Mat dq, Mat dk, Mat dv, ConstMat d_o, ConstMat o, ConstMat lse, ConstMat q,
+                             ConstMat k, ConstMat v, int head_dim, std::span<const SequenceSpan> spans,
+                             const AttentionParams& params, DType dtype) override {
+    attention_backward_.run({dq, dk, dv, d_o, o, lse, q, k, v, head_dim, dtype, params}, spans);
   }
   void do_glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluActivation activation) override {
     training_.glu_backward(dgate_up, dy, gate_up, activation);
@@ -237,7 +239,6 @@ class CpuBackend final : public TrainingBackend {
   }
 
  private:
-  [[noreturn]] static void todo() { fail(ErrorCode::kUnsupported, "TODO: replaced in the next commit"); }
   /// body(item) for each of `count` items, on all threads when `elements` in total are worth it.
   template <typename Body>
   void for_each(int64_t count, int64_t elements, Body body) {
@@ -299,6 +300,7 @@ class CpuBackend final : public TrainingBackend {
   NarrowedRows narrowed_;
   LoraDelta lora_delta_;
   PagedAttention attention_;
+  AttentionBackwardDriver attention_backward_;
   LinearDx linear_dx_;
   LinearDw linear_dw_;
   LoraBackward lora_backward_;

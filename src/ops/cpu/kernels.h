@@ -60,6 +60,8 @@ struct AttentionArgs {
   int64_t q_stride;  // floats from token to token
   float* o;
   int64_t o_stride;
+  float* lse;  // null = not wanted; per token `heads` adjacent values
+  int64_t lse_stride;
   float scale;
   float softcap;       // 0 = none
   int window;          // 0 = none
@@ -68,6 +70,50 @@ struct AttentionArgs {
 
 /// Query rows (tokens × heads) of one tile: enough to reuse each key and value, few enough to stay in L1.
 inline constexpr int kAttentionRows = 48;
+
+/// Queries and keys of one block of attention's backward: the products' operands and results stay in L1.
+inline constexpr int kAttentionBlock = 64;
+
+/// One block of keys and values of a kv head, in the forms that the backward multiplies, one after the other:
+///   keys [64][E padded to 16], keys transposed [E padded][64], values [64][E padded], as narrow_<kind> would
+///   write them, zero where the sequence or the head ends. attention_keys_bytes() in all.
+struct AttentionKeysArgs {
+  const float* k;
+  int64_t k_stride;  // floats from token to token
+  const float* v;
+  int64_t v_stride;
+  int head_dim;
+  int tokens;      // 1 ..= kAttentionBlock
+  std::byte* out;  // 64-byte aligned
+};
+
+/// Backward of a run of a sequence's queries, with all query heads that share one kv head. dq is written; dk
+/// and dv are this run's share, written to [query_end rounded up to 64 - key_begin][E padded to 16].
+struct AttentionBackwardArgs {
+  const std::byte* keys;  // the sequence's blocks of this kv head, from key 0
+  size_t block_bytes;     // from block to block
+  int head_dim;
+  int heads;         // adjacent in q, o, d_o, dq and lse
+  int query_begin;   // a multiple of kAttentionBlock
+  int query_end;     // a multiple of it, or the sequence's end
+  int key_begin;     // a multiple of it: the block of the first key that query_begin sees
+  const float* q;    // of the sequence's first token, as the other rows
+  int64_t q_stride;  // floats from token to token
+  const float* o;
+  int64_t o_stride;
+  const float* d_o;
+  int64_t d_o_stride;
+  const float* lse;
+  int64_t lse_stride;
+  float* dq;
+  int64_t dq_stride;
+  float* dk;
+  float* dv;
+  float scale;
+  float softcap;       // 0 = none
+  int window;          // 0 = none
+  std::byte* scratch;  // attention_backward_scratch_bytes(head_dim), 64-byte aligned
+};
 
 struct RmsnormArgs {
   float* y;
@@ -93,6 +139,10 @@ struct Kernels {
 
   void (*attention_f32)(const AttentionArgs& args);
   void (*attention_bf16)(const AttentionArgs& args);
+  void (*pack_attention_keys_f32)(const AttentionKeysArgs& args);
+  void (*pack_attention_keys_bf16)(const AttentionKeysArgs& args);
+  void (*attention_backward_f32)(const AttentionBackwardArgs& args);
+  void (*attention_backward_bf16)(const AttentionBackwardArgs& args);
 
   void (*rmsnorm)(const RmsnormArgs& args);
   void (*add)(float* y, const float* x, int64_t n);                           // y += x

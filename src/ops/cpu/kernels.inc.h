@@ -1,5 +1,5 @@
 // The kernels, once, over the 16-float vector of simd_<isa>.h. Included by each kernels_<isa>.cc after its
-// shim.
+// shim; kernel_table.inc.h comes last.
 //
 // Batch invariance lives here: every output element is one chain of fused (or, on generic, of separate)
 // multiply and add over ascending k, so that tile shapes, batch sizes and threads cannot change a bit of it.
@@ -530,7 +530,10 @@ class Attention {
 
   void finish_rows() {
     for (int64_t r = 0; r < rows_; ++r) {
-      const Vec inverse = splat(1.0f / reduce_add(load(totals_ + r * kLanes)));
+      const float total = reduce_add(load(totals_ + r * kLanes));
+      if (a_.lse != nullptr)
+        a_.lse[r / a_.heads * a_.lse_stride + r % a_.heads] = maxima_[r] + __builtin_logf(total);
+      const Vec inverse = splat(1.0f / total);
       float* o = a_.o + r / a_.heads * a_.o_stride + r % a_.heads * a_.head_dim;
       for (int64_t d = 0; d < a_.head_dim; d += kLanes) {
         const Vec value = mul(load(sums_ + r * padded_dim_ + d), inverse);
@@ -621,27 +624,6 @@ void rope(float* head, const float* cosine, const float* sine, int64_t half) {
     put_lanes(head + half + i, fma(high, c, mul(low, s)), left);
   }
 }
-
-#include "ops/cpu/training_kernels.inc.h"
-
-constexpr Kernels kKernels = {
-    .description = kIsaDescription,
-    .gemm = {gemm<FloatTile<F32>>, gemm<FloatTile<Bf16>>, gemm<QuantTile<false, false>>,
-             gemm<QuantTile<false, true>>, gemm<QuantTile<true, false>>, gemm<QuantTile<true, true>>},
-    .narrow_f32 = narrow<F32>,
-    .narrow_bf16 = narrow<Bf16>,
-    .narrow_int8 = narrow_int8<false>,
-    .narrow_int8_min = narrow_int8<true>,
-    .bf16_bytes = kBf16Bytes,
-    .attention_f32 = attention<F32>,
-    .attention_bf16 = attention<Bf16>,
-    .rmsnorm = rmsnorm,
-    .add = add_to,
-    .silu_mul = silu_mul,
-    .gelu_tanh_mul = gelu_tanh_mul,
-    .rope = rope,
-    .training = kTrainingKernels,
-};
 
 }  // namespace
 }  // namespace polylora::cpu

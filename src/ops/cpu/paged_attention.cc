@@ -13,7 +13,7 @@ size_t scratch_bytes(int rows, int head_dim) {
 
 }  // namespace
 
-void PagedAttention::run(Mat o, ConstMat q, const CpuKvCache& cache, int layer,
+void PagedAttention::run(Mat o, Mat lse, ConstMat q, const CpuKvCache& cache, int layer,
                          std::span<const SequenceSpan> spans, const AttentionParams& params) {
   const KvCacheShape& shape = cache.shape();
   const int heads_per_kv = static_cast<int>(q.cols / shape.head_dim / shape.kv_heads);
@@ -40,6 +40,8 @@ void PagedAttention::run(Mat o, ConstMat q, const CpuKvCache& cache, int layer,
           .q_stride = q.stride,
           .o = o.row(row) + column,
           .o_stride = o.stride,
+          .lse = lse.data != nullptr ? lse.row(row) + item.kv_head * heads_per_kv : nullptr,
+          .lse_stride = lse.stride,
           .scale = params.scale,
           .softcap = params.softcap,
           .window = params.window,

@@ -16,8 +16,9 @@ class PagedAttention {
  public:
   PagedAttention(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
 
-  void run(Mat o, ConstMat q, const CpuKvCache& cache, int layer, std::span<const SequenceSpan> spans,
-           const AttentionParams& params);
+  /// lse may be empty.
+  void run(Mat o, Mat lse, ConstMat q, const CpuKvCache& cache, int layer,
+           std::span<const SequenceSpan> spans, const AttentionParams& params);
 
  private:
   struct Item {

@@ -13,6 +13,7 @@ class Scratch {
     if (buffer_.size() < bytes) buffer_ = HugeBuffer(bytes + bytes / 2);
     return buffer_.data();
   }
+  std::byte* data() const { return buffer_.data(); }
 
  private:
   HugeBuffer buffer_;

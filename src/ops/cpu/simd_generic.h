@@ -174,13 +174,33 @@ POLYLORA_INLINE Vec dot_bf16(Vec acc, Row w, Bf16Pair x) {
   const Vec second = bits_of<Vec>(w & -65536);
   return second * x.second + (first * x.first + acc);
 }
-/// Rounds to bf16, stores as activations, and returns what was stored.
-POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
+POLYLORA_INLINE Vec round_bf16(Vec v) {
   const IVec bits = bits_of<IVec>(v);
   const Vec rounded = bits_of<Vec>((bits + 0x7fff + ((bits >> 16) & 1)) & -65536);
-  const Vec safe = select(v == v, rounded, v);  // a NaN must not carry into infinity
-  store(reinterpret_cast<float*>(p), safe);
-  return safe;
+  return select(v == v, rounded, v);  // a NaN must not carry into infinity
+}
+/// Rounds to bf16, stores as activations, and returns what was stored.
+POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
+  const Vec rounded = round_bf16(v);
+  store(reinterpret_cast<float*>(p), rounded);
+  return rounded;
+}
+/// A panel row of bf16: lane l holds first[l], second[l].
+POLYLORA_INLINE void store_bf16_pairs(std::byte* row, Vec first, Vec second) {
+  const IVec low = (bits_of<IVec>(round_bf16(first)) >> 16) & 0xffff;
+  const IVec pairs = low | (bits_of<IVec>(round_bf16(second)) & -65536);
+  __builtin_memcpy(row, &pairs, sizeof pairs);
+}
+
+/// v[r][c] becomes v[c][r].
+POLYLORA_INLINE void transpose(Vec (&v)[kLanes]) {
+  float in[kLanes][kLanes];
+  float out[kLanes][kLanes];
+  for (int r = 0; r < kLanes; ++r) store(in[r], v[r]);
+  for (int r = 0; r < kLanes; ++r) {
+    for (int c = 0; c < kLanes; ++c) out[c][r] = in[r][c];
+  }
+  for (int r = 0; r < kLanes; ++r) v[r] = load(out[r]);
 }
 
 // Panels made on the fly.

@@ -1,4 +1,8 @@
-// The kernels of training, included by kernels.inc.h in front of its table; what is said there holds here.
+// The kernels of training, over the vector and the tiles of kernels.inc.h, after which each kernels_<isa>.cc
+// includes it; what is said there holds here.
+
+namespace polylora::cpu {
+namespace {
 
 // --- panels made on the fly
 // -------------------------------------------------------------------------------------
@@ -410,3 +414,6 @@ constexpr TrainingKernels kTrainingKernels = {
     .sum_squares = sum_squares,
     .lora_merge = lora_merge,
 };
+
+}  // namespace
+}  // namespace polylora::cpu
