@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -101,6 +102,13 @@ std::string named_token(const GgufFile& gguf, const std::vector<std::string>& to
   return tokens[static_cast<size_t>(*id)];
 }
 
+/// Of a token that only training and padding use, so that a senseless id does not make the file unreadable.
+std::string optional_token(const GgufFile& gguf, const std::vector<std::string>& tokens, const char* key) {
+  const int64_t* id = gguf.find<int64_t>(key);
+  const bool known = id != nullptr && *id >= 0 && *id < static_cast<int64_t>(tokens.size());
+  return known ? tokens[static_cast<size_t>(*id)] : std::string();
+}
+
 Json bpe_model(const std::vector<std::string>& tokens, const std::vector<std::string>& merges,
                bool ignore_merges) {
   Json vocab = Json::object();
@@ -177,8 +185,15 @@ void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text)
        bpe_model(tokens, gguf.get<std::vector<std::string>>("tokenizer.ggml.merges"), row.ignore_merges)},
   });
   Json config = {{"add_bos_token", with_bos}, {"tokenizer_class", "PreTrainedTokenizerFast"}};
-  if (!text.bos_token.empty()) config["bos_token"] = text.bos_token;
-  if (!text.eos_token.empty()) config["eos_token"] = text.eos_token;
+  const std::pair<const char*, std::string> named[] = {
+      {"bos_token", text.bos_token},
+      {"eos_token", text.eos_token},
+      {"unk_token", optional_token(gguf, tokens, "tokenizer.ggml.unknown_token_id")},
+      {"pad_token", optional_token(gguf, tokens, "tokenizer.ggml.padding_token_id")},
+  };
+  for (const auto& [key, token] : named) {
+    if (!token.empty()) config[key] = token;
+  }
   text.tokenizer_config_json = to_text(config);
 }
 
