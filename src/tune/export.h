@@ -13,12 +13,12 @@
 namespace polylora {
 
 struct ExportReport {
-  size_t tensors = 0;  // written
-  size_t merged = 0;   // of them, changed by an adapter
-  uint64_t bytes = 0;  // of tensor data
-  std::string dtype;   // "BF16"
-  std::vector<std::filesystem::path> files;
-  std::vector<std::string> notices;  // one line each: what the user should know
+  size_t tensors = 0;                        // written
+  size_t merged = 0;                         // of them, changed by an adapter
+  uint64_t bytes = 0;                        // of tensor data
+  std::string dtype;                         // "BF16"
+  std::vector<std::filesystem::path> files;  // of weights
+  std::vector<std::string> notices;          // one line each: what the user should know
 };
 
 /// Exports as `config` says. The written dtype is infer_dtype; with `auto` the model's own, and bfloat16 for

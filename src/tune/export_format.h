@@ -27,6 +27,10 @@ struct ExportJob {
 };
 
 ExportReport export_safetensors(const ExportJob& job);
+/// model.gguf: the merged model.
+ExportReport export_gguf(const ExportJob& job);
+/// adapter.gguf: the one adapter, unmerged.
+ExportReport export_gguf_lora(const ExportJob& job);
 
 /// Throws kResourceExhausted unless the folder's disk has room for `bytes`.
 void check_space(const std::filesystem::path& folder, uint64_t bytes);

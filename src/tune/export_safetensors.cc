@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "io/json_file.h"
 #include "io/safetensors_writer.h"
+#include "io/text_assets_writer.h"
 #include "tune/export_format.h"
 #include "tune/tensor_stream.h"
 
@@ -123,8 +124,7 @@ std::string with_left_padding(const std::string& text, const std::string& where)
   return config.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
 
-std::vector<fs::path> copy_text_files(const fs::path& from, const fs::path& to) {
-  std::vector<fs::path> written;
+void copy_text_files(const fs::path& from, const fs::path& to) {
   for (const char* name :
        {"generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
         "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "chat_template.jinja"}) {
@@ -133,9 +133,16 @@ std::vector<fs::path> copy_text_files(const fs::path& from, const fs::path& to) 
     if (std::string_view(name) == "tokenizer_config.json")
       text = with_left_padding(text, (from / name).string());
     write_file_atomic(to / name, text);
-    written.push_back(to / name);
   }
-  return written;
+}
+
+void write_text_of_gguf(const Checkpoint& gguf, const fs::path& to) {
+  write_tokenizer_files(to, gguf);
+  Json generation = Json::object();
+  for (const char* key : {"bos_token_id", "eos_token_id"}) {
+    if (gguf.hf_config().contains(key)) generation[key] = gguf.hf_config()[key];
+  }
+  write_file_atomic(to / "generation_config.json", generation.dump(2) + "\n");
 }
 
 }  // namespace
@@ -173,11 +180,12 @@ ExportReport export_safetensors(const ExportJob& job) {
   remove_stale_weights(folder, names);
   for (const std::string& name : names) report.files.push_back(folder / name);
 
-  if (!job.base.is_gguf()) {
-    for (fs::path& path : copy_text_files(job.base.path(), folder)) report.files.push_back(std::move(path));
+  if (job.base.is_gguf()) {
+    write_text_of_gguf(job.base.gguf(), folder);
+  } else {
+    copy_text_files(job.base.path(), folder);
   }
   write_file_atomic(folder / "config.json", make_config(job));  // last: with it the folder is a model
-  report.files.push_back(folder / "config.json");
   if (job.plan.unties()) {
     report.notices.push_back(
         "the base ties lm_head to the embedding and the adapter changes only one of them: lm_head.weight is "
