@@ -24,9 +24,11 @@ struct Verb {
 
 int run_help(const Arguments& arguments);
 
-constexpr std::array<Verb, 4> kVerbs = {{
+constexpr std::array<Verb, 6> kVerbs = {{
     {"serve", "serve a model and its adapters over HTTP (OpenAI- and vLLM-compatible)", run_serve},
     {"chat", "talk to a model and its adapters in the terminal", run_chat},
+    {"export", "merge adapters into their base model: a model folder or GGUF", run_export},
+    {"verify", "compare a merged model with its base and adapter", run_verify},
     {"version", "print the version", run_version},
     {"help", "print this", run_help},
 }};

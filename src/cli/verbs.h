@@ -8,6 +8,8 @@ namespace polylora {
 /// Each takes the arguments after the verb, throws Error for what went wrong and returns the exit status.
 int run_serve(const Arguments& arguments);
 int run_chat(const Arguments& arguments);
+int run_export(const Arguments& arguments);
+int run_verify(const Arguments& arguments);
 int run_version(const Arguments& arguments);
 
 }  // namespace polylora
