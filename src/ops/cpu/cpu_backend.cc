@@ -6,10 +6,14 @@
 
 #include "base/error.h"
 #include "base/thread_pool.h"
+#include "ops/cpu/linear_dw.h"
+#include "ops/cpu/linear_dx.h"
+#include "ops/cpu/lora_backward.h"
 #include "ops/cpu/lora_delta.h"
 #include "ops/cpu/packed.h"
 #include "ops/cpu/paged_attention.h"
 #include "ops/cpu/scratch.h"
+#include "ops/cpu/training_ops.h"
 #include "ops/cpu/work_queue.h"
 
 namespace polylora {
@@ -60,7 +64,11 @@ class CpuBackend final : public TrainingBackend {
         pool_(threads),
         narrowed_(kernels),
         lora_delta_(kernels, pool_),
-        attention_(kernels, pool_) {}
+        attention_(kernels, pool_),
+        linear_dx_(kernels, pool_),
+        linear_dw_(kernels, pool_),
+        lora_backward_(kernels, pool_),
+        training_(kernels, pool_) {}
 
   std::string_view name() const override { return "cpu"; }
   std::string description() const override {
@@ -175,31 +183,58 @@ class CpuBackend final : public TrainingBackend {
              [&](int64_t m) { std::copy_n(x.row(rows[static_cast<size_t>(m)]), y.cols, y.row(m)); });
   }
 
-  void do_scale_columns(Mat, std::span<const float>) override { todo(); }
-  void do_linear_dx(Mat, ConstMat, const Weight&, bool) override { todo(); }
-  void do_lora_backward(Mat, ConstMat, ConstMat, std::span<const LoraGradient>, DType) override { todo(); }
-  void do_rmsnorm_backward(Mat, ConstMat, ConstMat, std::span<const float>, float) override { todo(); }
-  void do_rope_backward(Mat, Mat, int, std::span<const int32_t>, RopeTable) override { todo(); }
+  void do_scale_columns(Mat y, std::span<const float> gain) override { training_.scale_columns(y, gain); }
+  void do_linear_dx(Mat dx, ConstMat dy, const Weight& w, bool accumulate) override {
+    linear_dx_.run(dx, dy, as<const CpuWeight>(w), accumulate);
+  }
+  void do_lora_backward(Mat dx, ConstMat dy, ConstMat x, std::span<const LoraGradient> pairs,
+                        DType dtype) override {
+    lora_backward_.run(dx, dy, x, pairs, dtype);
+  }
+  void do_rmsnorm_backward(Mat dx, ConstMat dy, ConstMat x, std::span<const float> gain, float eps) override {
+    training_.rmsnorm_backward(dx, dy, x, gain, eps);
+  }
+  void do_rope_backward(Mat dq, Mat dk, int head_dim, std::span<const int32_t> positions,
+                        RopeTable table) override {
+    training_.rope_backward(dq, dk, head_dim, positions, table);
+  }
   void do_attention_backward(Mat, Mat, Mat, ConstMat, ConstMat, ConstMat, ConstMat, ConstMat, ConstMat, int,
                              std::span<const SequenceSpan>, const AttentionParams&, DType) override {
     todo();
   }
-  void do_glu_backward(Mat, ConstMat, ConstMat, GluActivation) override { todo(); }
-  void do_cross_entropy(std::span<float>, Mat, std::span<const int32_t>, std::span<const float>) override {
-    todo();
+  void do_glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluActivation activation) override {
+    training_.glu_backward(dgate_up, dy, gate_up, activation);
   }
-  void do_scatter_rows(Mat, ConstMat, std::span<const int32_t>) override { todo(); }
-  void do_dropout(Mat, ConstMat, float, const RandomKeys&, bool) override { todo(); }
-  void do_add_noise(Mat, std::span<const float>, const RandomKeys&) override { todo(); }
-  void do_embed_backward(Mat, ConstMat, std::span<const int32_t>) override { todo(); }
-  void do_linear_dw(Mat, ConstMat, ConstMat, DType) override { todo(); }
-  void do_column_dots(std::span<float>, ConstMat, ConstMat) override { todo(); }
-  void do_adamw(std::span<float>, std::span<float>, std::span<float>, std::span<const float>,
-                const AdamwParams&) override {
-    todo();
+  void do_cross_entropy(std::span<float> loss, Mat logits, std::span<const int32_t> targets,
+                        std::span<const float> weights) override {
+    training_.cross_entropy(loss, logits, targets, weights);
   }
-  double do_sum_squares(std::span<const float>) override { todo(); }
-  void do_lora_merge(Mat, ConstMat, ConstMat, float) override { todo(); }
+  void do_scatter_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
+    training_.scatter_rows(y, x, rows);
+  }
+  void do_dropout(Mat y, ConstMat x, float p, const RandomKeys& keys, bool accumulate) override {
+    training_.dropout(y, x, p, keys, accumulate);
+  }
+  void do_add_noise(Mat y, std::span<const float> scale, const RandomKeys& keys) override {
+    training_.add_noise(y, scale, keys);
+  }
+  void do_embed_backward(Mat dw, ConstMat dy, std::span<const int32_t> ids) override {
+    training_.embed_backward(dw, dy, ids);
+  }
+  void do_linear_dw(Mat dw, ConstMat dy, ConstMat x, DType dtype) override {
+    linear_dw_.run(dw, dy, x, dtype);
+  }
+  void do_column_dots(std::span<float> out, ConstMat a, ConstMat b) override {
+    training_.column_dots(out, a, b);
+  }
+  void do_adamw(std::span<float> p, std::span<float> m, std::span<float> v, std::span<const float> g,
+                const AdamwParams& params) override {
+    training_.adamw(p, m, v, g, params);
+  }
+  double do_sum_squares(std::span<const float> x) override { return training_.sum_squares(x); }
+  void do_lora_merge(Mat w, ConstMat a, ConstMat b, float scale) override {
+    training_.lora_merge(w, a, b, scale);
+  }
 
  private:
   [[noreturn]] static void todo() { fail(ErrorCode::kUnsupported, "TODO: replaced in the next commit"); }
@@ -264,6 +299,10 @@ class CpuBackend final : public TrainingBackend {
   NarrowedRows narrowed_;
   LoraDelta lora_delta_;
   PagedAttention attention_;
+  LinearDx linear_dx_;
+  LinearDw linear_dw_;
+  LoraBackward lora_backward_;
+  TrainingOps training_;
 };
 
 struct Isa {

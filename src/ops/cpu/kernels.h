@@ -14,6 +14,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ops/cpu/training_kernels.h"
+
 namespace polylora::cpu {
 
 inline constexpr int kLanes = 16;       // rows of w in a panel, and floats in the kernels' vector
@@ -97,6 +99,8 @@ struct Kernels {
   void (*silu_mul)(float* y, const float* gate, const float* up, int64_t n);  // y = silu(gate) * up
   void (*gelu_tanh_mul)(float* y, const float* gate, const float* up, int64_t n);
   void (*rope)(float* head, const float* cosine, const float* sine, int64_t half);
+
+  TrainingKernels training;
 };
 
 const Kernels& generic_kernels();

@@ -622,6 +622,8 @@ void rope(float* head, const float* cosine, const float* sine, int64_t half) {
   }
 }
 
+#include "ops/cpu/training_kernels.inc.h"
+
 constexpr Kernels kKernels = {
     .description = kIsaDescription,
     .gemm = {gemm<FloatTile<F32>>, gemm<FloatTile<Bf16>>, gemm<QuantTile<false, false>>,
@@ -638,6 +640,7 @@ constexpr Kernels kKernels = {
     .silu_mul = silu_mul,
     .gelu_tanh_mul = gelu_tanh_mul,
     .rope = rope,
+    .training = kTrainingKernels,
 };
 
 }  // namespace

@@ -68,6 +68,12 @@ POLYLORA_INLINE Vec div(Vec a, Vec b) {
 POLYLORA_INLINE Vec fma(Vec a, Vec b, Vec c) {
   return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
 }
+POLYLORA_INLINE Vec fused(Vec a, Vec b, Vec c) {  // a·b + c rounded once, on every instruction set
+  return fma(a, b, c);
+}
+POLYLORA_INLINE Vec sqrt(Vec a) {
+  return {_mm256_sqrt_ps(a.lo), _mm256_sqrt_ps(a.hi)};
+}
 POLYLORA_INLINE Vec max(Vec a, Vec b) {  // b where either is NaN
   return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
 }
@@ -182,6 +188,99 @@ POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
   const Vec rounded = {round_bf16_half(v.lo), round_bf16_half(v.hi)};
   store(reinterpret_cast<float*>(p), rounded);
   return rounded;
+}
+
+// Panels made on the fly.
+POLYLORA_INLINE Row zero_row() {
+  return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+POLYLORA_INLINE void store_row(std::byte* p, Row row) {
+  auto* halves = reinterpret_cast<__m256i*>(p);
+  _mm256_storeu_si256(halves, row.lo);
+  _mm256_storeu_si256(halves + 1, row.hi);
+}
+/// Byte `kByte` of every 4.
+template <int kByte>
+POLYLORA_INLINE IVec byte_of(Row row) {
+  const __m256i mask = _mm256_set1_epi32(255);
+  return {_mm256_and_si256(_mm256_srli_epi32(row.lo, 8 * kByte), mask),
+          _mm256_and_si256(_mm256_srli_epi32(row.hi, 8 * kByte), mask)};
+}
+POLYLORA_INLINE __m256i pack_bf16_half(__m256 even, __m256 odd) {
+  return _mm256_or_si256(
+      _mm256_srli_epi32(_mm256_castps_si256(round_bf16_half(even)), 16),
+      _mm256_and_si256(_mm256_castps_si256(round_bf16_half(odd)), _mm256_set1_epi32(-65536)));
+}
+/// Both rounded to bf16; even[i] and odd[i] are the two of lane i.
+POLYLORA_INLINE Row pack_bf16(Vec even, Vec odd) {
+  return {pack_bf16_half(even.lo, odd.lo), pack_bf16_half(even.hi, odd.hi)};
+}
+POLYLORA_INLINE void transpose4(__m256i& a, __m256i& b, __m256i& c, __m256i& d) {  // 4x4 of 8 bytes
+  const __m256i ab_even = _mm256_unpacklo_epi64(a, b), ab_odd = _mm256_unpackhi_epi64(a, b);
+  const __m256i cd_even = _mm256_unpacklo_epi64(c, d), cd_odd = _mm256_unpackhi_epi64(c, d);
+  a = _mm256_permute2x128_si256(ab_even, cd_even, 0x20);
+  b = _mm256_permute2x128_si256(ab_odd, cd_odd, 0x20);
+  c = _mm256_permute2x128_si256(ab_even, cd_even, 0x31);
+  d = _mm256_permute2x128_si256(ab_odd, cd_odd, 0x31);
+}
+/// From [k/2][n][2] to [n/2][k][2]: pairs of 16-bit values change places within each 8 bytes, then the 8x8
+/// matrix of 8-byte elements is transposed in quarters.
+POLYLORA_INLINE void transpose_pairs(Row (&r)[8]) {
+  const __m256i order =
+      _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  __m256i q[2][8];  // columns 0..3 and 4..7 of all rows
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    q[0][i] = _mm256_shuffle_epi8(r[i].lo, order);
+    q[1][i] = _mm256_shuffle_epi8(r[i].hi, order);
+  }
+#pragma GCC unroll 2
+  for (int side = 0; side < 2; ++side) {
+    transpose4(q[side][0], q[side][1], q[side][2], q[side][3]);
+    transpose4(q[side][4], q[side][5], q[side][6], q[side][7]);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) r[4 * side + i] = {q[side][i], q[side][4 + i]};
+  }
+}
+POLYLORA_INLINE void transpose8(__m256 (&v)[8]) {
+  __m256 a[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {
+    a[i] = _mm256_unpacklo_ps(v[i], v[i + 1]);
+    a[i + 1] = _mm256_unpackhi_ps(v[i], v[i + 1]);
+  }
+  __m256 b[8];  // b[i+c]: columns c, c+4 of rows i..i+3
+#pragma GCC unroll 2
+  for (int i = 0; i < 8; i += 4) {
+    b[i] = _mm256_shuffle_ps(a[i], a[i + 2], 0x44);
+    b[i + 1] = _mm256_shuffle_ps(a[i], a[i + 2], 0xee);
+    b[i + 2] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0x44);
+    b[i + 3] = _mm256_shuffle_ps(a[i + 1], a[i + 3], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    v[c] = _mm256_permute2f128_ps(b[c], b[c + 4], 0x20);
+    v[c + 4] = _mm256_permute2f128_ps(b[c], b[c + 4], 0x31);
+  }
+}
+POLYLORA_INLINE void transpose_floats(Vec (&v)[16]) {
+  __m256 top_left[8], top_right[8], low_left[8], low_right[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    top_left[i] = v[i].lo;
+    top_right[i] = v[i].hi;
+    low_left[i] = v[8 + i].lo;
+    low_right[i] = v[8 + i].hi;
+  }
+  transpose8(top_left);
+  transpose8(top_right);
+  transpose8(low_left);
+  transpose8(low_right);
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    v[i] = {top_left[i], low_left[i]};
+    v[8 + i] = {top_right[i], low_right[i]};
+  }
 }
 
 // int8 activations, multiplied in fours with unsigned weights. vpmaddubsw would saturate at 255*127*2, so

@@ -61,6 +61,12 @@ POLYLORA_INLINE Vec div(Vec a, Vec b) {
 POLYLORA_INLINE Vec fma(Vec a, Vec b, Vec c) {
   return _mm512_fmadd_ps(a, b, c);
 }
+POLYLORA_INLINE Vec fused(Vec a, Vec b, Vec c) {  // a·b + c rounded once, on every instruction set
+  return fma(a, b, c);
+}
+POLYLORA_INLINE Vec sqrt(Vec a) {
+  return _mm512_sqrt_ps(a);
+}
 POLYLORA_INLINE Vec max(Vec a, Vec b) {
   return _mm512_max_ps(a, b);
 }  // b where either is NaN
@@ -140,6 +146,82 @@ POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
   const __m256i narrow = (__m256i)_mm512_cvtneps_pbh(v);
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
+}
+
+// Panels made on the fly.
+POLYLORA_INLINE Row zero_row() {
+  return _mm512_setzero_si512();
+}
+POLYLORA_INLINE void store_row(std::byte* p, Row row) {
+  _mm512_storeu_si512(p, row);
+}
+/// Byte `kByte` of every 4.
+template <int kByte>
+POLYLORA_INLINE IVec byte_of(Row row) {
+  return _mm512_and_si512(_mm512_srli_epi32(row, 8 * kByte), _mm512_set1_epi32(255));
+}
+/// Both rounded to bf16; even[i] and odd[i] are the two of lane i.
+POLYLORA_INLINE Row pack_bf16(Vec even, Vec odd) {
+  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
+  const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+}
+/// From [k/2][n][2] to [n/2][k][2]: pairs of 16-bit values change places within each 8 bytes, then the 8x8
+/// matrix of 8-byte elements is transposed.
+POLYLORA_INLINE void transpose_pairs(Row (&r)[8]) {
+  const __m512i order =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13, 10, 11, 14, 15));
+  __m512i a[8], b[8];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) a[i] = _mm512_shuffle_epi8(r[i], order);
+#pragma GCC unroll 4
+  for (int i = 0; i < 8; i += 2) {  // b[i]: columns 0 2 4 6 of rows i, i+1; b[i+1]: columns 1 3 5 7
+    b[i] = _mm512_unpacklo_epi64(a[i], a[i + 1]);
+    b[i + 1] = _mm512_unpackhi_epi64(a[i], a[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 8;
+       i += 4) {  // a[i]: columns 0 4, a[i+1]: 1 5, a[i+2]: 2 6, a[i+3]: 3 7, of rows i..i+3
+#pragma GCC unroll 2
+    for (int odd = 0; odd < 2; ++odd) {
+      a[i + odd] = _mm512_shuffle_i64x2(b[i + odd], b[i + 2 + odd], 0x88);
+      a[i + 2 + odd] = _mm512_shuffle_i64x2(b[i + odd], b[i + 2 + odd], 0xdd);
+    }
+  }
+  // a[i] holds (column 0 rows 0,1 | column 4 rows 0,1 | column 0 rows 2,3 | column 4 rows 2,3).
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_i64x2(a[i], a[i + 4], 0x88);
+    r[i + 4] = _mm512_shuffle_i64x2(a[i], a[i + 4], 0xdd);
+  }
+}
+POLYLORA_INLINE void transpose_floats(Vec (&v)[16]) {
+  __m512 a[16], b[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+    a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {  // b[i+c]: columns c, c+4, c+8, c+12 of rows i..i+3
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const __m512d first = _mm512_castps_pd(a[i + half]), second = _mm512_castps_pd(a[i + 2 + half]);
+      b[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(first, second));
+      b[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(first, second));
+    }
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; ++c) {
+    const __m512 even_top = _mm512_shuffle_f32x4(b[c], b[c + 4], 0x88);       // columns c, c+8; rows 0..7
+    const __m512 odd_top = _mm512_shuffle_f32x4(b[c], b[c + 4], 0xdd);        // columns c+4, c+12
+    const __m512 even_low = _mm512_shuffle_f32x4(b[c + 8], b[c + 12], 0x88);  // rows 8..15
+    const __m512 odd_low = _mm512_shuffle_f32x4(b[c + 8], b[c + 12], 0xdd);
+    v[c] = _mm512_shuffle_f32x4(even_top, even_low, 0x88);
+    v[c + 8] = _mm512_shuffle_f32x4(even_top, even_low, 0xdd);
+    v[c + 4] = _mm512_shuffle_f32x4(odd_top, odd_low, 0x88);
+    v[c + 12] = _mm512_shuffle_f32x4(odd_top, odd_low, 0xdd);
+  }
 }
 
 // int8 activations, multiplied in fours with unsigned weights.

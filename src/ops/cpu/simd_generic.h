@@ -75,6 +75,14 @@ POLYLORA_INLINE Vec div(Vec a, Vec b) {
 POLYLORA_INLINE Vec fma(Vec a, Vec b, Vec c) {
   return a * b + c;
 }
+POLYLORA_INLINE Vec fused(Vec a, Vec b, Vec c) {  // a·b + c rounded once, on every instruction set
+  for (int i = 0; i < kLanes; ++i) c[i] = __builtin_fmaf(a[i], b[i], c[i]);
+  return c;
+}
+POLYLORA_INLINE Vec sqrt(Vec a) {
+  for (int i = 0; i < kLanes; ++i) a[i] = __builtin_sqrtf(a[i]);
+  return a;
+}
 POLYLORA_INLINE Vec max(Vec a, Vec b) {
   return select(a > b, a, b);
 }  // b where either is NaN
@@ -173,6 +181,46 @@ POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
   const Vec safe = select(v == v, rounded, v);  // a NaN must not carry into infinity
   store(reinterpret_cast<float*>(p), safe);
   return safe;
+}
+
+// Panels made on the fly.
+POLYLORA_INLINE Row zero_row() {
+  return Row{};
+}
+POLYLORA_INLINE void store_row(std::byte* p, Row row) {
+  __builtin_memcpy(p, &row, sizeof row);
+}
+/// Byte `kByte` of every 4.
+template <int kByte>
+POLYLORA_INLINE IVec byte_of(Row row) {
+  return (row >> (8 * kByte)) & 255;
+}
+POLYLORA_INLINE IVec rounded_bf16_bits(Vec v) {
+  alignas(64) std::byte bytes[kLanes * kBf16Bytes];
+  return bits_of<IVec>(store_bf16(bytes, v));
+}
+/// Both rounded to bf16; even[i] and odd[i] are the two of lane i.
+POLYLORA_INLINE Row pack_bf16(Vec even, Vec odd) {
+  return ((rounded_bf16_bits(even) >> 16) & 0xffff) | (rounded_bf16_bits(odd) & -65536);
+}
+/// From [k/2][n][2] to [n/2][k][2].
+POLYLORA_INLINE void transpose_pairs(Row (&r)[8]) {
+  uint16_t in[8][kLanes][2];
+  uint16_t out[8][kLanes][2];
+  __builtin_memcpy(in, r, sizeof in);
+  for (int n = 0; n < kLanes; ++n) {
+    for (int k = 0; k < kLanes; ++k) out[n / 2][k][n % 2] = in[k / 2][n][k % 2];
+  }
+  __builtin_memcpy(r, out, sizeof out);
+}
+POLYLORA_INLINE void transpose_floats(Vec (&v)[16]) {
+  float in[kLanes][kLanes];
+  float out[kLanes][kLanes];
+  __builtin_memcpy(in, v, sizeof in);
+  for (int i = 0; i < kLanes; ++i) {
+    for (int j = 0; j < kLanes; ++j) out[j][i] = in[i][j];
+  }
+  __builtin_memcpy(v, out, sizeof out);
 }
 
 // int8 activations, multiplied in fours with unsigned weights.

@@ -138,4 +138,15 @@ inline void expect_same_bits(ConstMat expected, ConstMat actual, const std::stri
   }
 }
 
+/// f(backend) must give the same matrix on ref and on every kernel set, with 1 and 2 threads bit-identically.
+template <typename F>
+void compare_all(F f, double tolerance, const std::string& what) {
+  const Matrix expected = f(*make_ref_backend());
+  for (const std::string_view isa : available_isas()) {
+    const Matrix one = f(*make_cpu_backend(isa, 1));
+    expect_near(expected, one, tolerance, what + " " + std::string(isa));
+    expect_same_bits(one, f(*make_cpu_backend(isa, 2)), what + " " + std::string(isa));
+  }
+}
+
 }  // namespace polylora

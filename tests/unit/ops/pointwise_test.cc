@@ -3,17 +3,6 @@
 namespace polylora {
 namespace {
 
-/// f(backend) must give the same matrix on ref and on every kernel set, with 1 and 2 threads bit-identically.
-template <typename F>
-void compare_all(F f, double tolerance, const std::string& what) {
-  const Matrix expected = f(*make_ref_backend());
-  for (const std::string_view isa : available_isas()) {
-    const Matrix one = f(*make_cpu_backend(isa, 1));
-    expect_near(expected, one, tolerance, what + " " + std::string(isa));
-    expect_same_bits(one, f(*make_cpu_backend(isa, 2)), what + " " + std::string(isa));
-  }
-}
-
 TEST(Pointwise, Rmsnorm) {
   for (const int64_t d : {1, 2, 15, 16, 17, 33, 64, 176, 576, 2048}) {
     const Matrix x = Matrix::random(9, d, 1);
