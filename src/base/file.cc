@@ -114,6 +114,16 @@ void AtomicFile::write(std::string_view bytes) {
   }
 }
 
+void AtomicFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t put = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (put < 0 && errno == EINTR) continue;
+    if (put < 0) fail_errno("write", target_);
+    bytes = bytes.subspan(static_cast<size_t>(put));
+    offset += static_cast<uint64_t>(put);
+  }
+}
+
 void AtomicFile::commit() {
   if (::fsync(fd_) != 0) fail_errno("sync", target_);
   if (::rename(temporary_.c_str(), target_.c_str()) != 0) fail_errno("rename onto", target_);

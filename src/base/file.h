@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <span>
 #include <string>
@@ -45,6 +46,8 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
 
   void write(std::string_view bytes);
+  /// Writes at a place of its own, whatever write() did; any number of threads at once.
+  void write_at(uint64_t offset, std::span<const std::byte> bytes);
   void commit();
 
  private:

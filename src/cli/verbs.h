@@ -9,6 +9,8 @@ namespace polylora {
 int run_train(const Arguments& arguments);
 int run_serve(const Arguments& arguments);
 int run_chat(const Arguments& arguments);
+int run_export(const Arguments& arguments);
+int run_verify(const Arguments& arguments);
 int run_version(const Arguments& arguments);
 
 }  // namespace polylora

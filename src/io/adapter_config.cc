@@ -49,23 +49,26 @@ bool changes_base(const Json& config) {
   return starts("pissa") || starts("olora") || starts("corda") || starts("loftq") || starts("lora_ga");
 }
 
-void refuse_unsupported(const Json& config, const std::string& where) {
+void refuse_unsupported(const Json& config, const std::string& where, AdapterUse use) {
   const auto refuse = [&](std::string_view feature) {
     fail(ErrorCode::kUnsupported, "{}: {} is not supported yet", where, feature);
   };
   if (const Json type = config.value("peft_type", Json("LORA")); type != "LORA") {
     fail(ErrorCode::kUnsupported, "{}: peft_type {} is not supported; only LORA is", where, type.dump());
   }
-  if (is_true(config, "use_dora")) refuse("DoRA (use_dora)");
-  for (const char* key : {"use_qalora", "lora_bias", "fan_in_fan_out"}) {
-    if (is_true(config, key)) refuse(key);
-  }
-  for (const char* key : {"modules_to_save", "layer_replication", "trainable_token_indices",
-                          "target_parameters", "alora_invocation_tokens"}) {
+  if (is_true(config, "use_qalora")) refuse("use_qalora");
+  for (const char* key : {"layer_replication", "trainable_token_indices", "target_parameters",
+                          "alora_invocation_tokens", "arrow_config"}) {
     if (is_filled(config, key)) refuse(key);
   }
-  if (const Json bias = config.value("bias", Json("none")); bias != "none") refuse("bias " + bias.dump());
   if (changes_base(config)) refuse("init_lora_weights " + config["init_lora_weights"].dump());
+  if (use == AdapterUse::kMerge) return;
+  if (is_true(config, "use_dora")) refuse("DoRA (use_dora)");
+  for (const char* key : {"lora_bias", "fan_in_fan_out"}) {
+    if (is_true(config, key)) refuse(key);
+  }
+  if (is_filled(config, "modules_to_save")) refuse("modules_to_save");
+  if (const Json bias = config.value("bias", Json("none")); bias != "none") refuse("bias " + bias.dump());
 }
 
 double alpha_value(const Json& value, std::string_view key, const std::string& where) {
@@ -148,10 +151,10 @@ float AdapterConfig::scale_of(const std::string& module_path) const {
   return static_cast<float>((alpha == nullptr ? lora_alpha : *alpha) / (use_rslora ? std::sqrt(rank) : rank));
 }
 
-AdapterConfig parse_adapter_config(std::string_view text, const std::string& where) {
+AdapterConfig parse_adapter_config(std::string_view text, const std::string& where, AdapterUse use) {
   const Json json = parse_ordered_json(text, where);
   if (!json.is_object()) fail(ErrorCode::kDataCorrupt, "{}: not a JSON object", where);
-  refuse_unsupported(json, where);
+  refuse_unsupported(json, where, use);
   AdapterConfig config;
   if (json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string()) {
     config.base_model_name = json["base_model_name_or_path"];
@@ -159,6 +162,9 @@ AdapterConfig parse_adapter_config(std::string_view text, const std::string& whe
   if (json.contains("r")) config.r = rank_value(json["r"], "r", where);
   if (json.contains("lora_alpha")) config.lora_alpha = alpha_value(json["lora_alpha"], "lora_alpha", where);
   config.use_rslora = is_true(json, "use_rslora");
+  config.use_dora = is_true(json, "use_dora");
+  config.fan_in_fan_out = is_true(json, "fan_in_fan_out");
+  config.ensure_weight_tying = is_true(json, "ensure_weight_tying");
   config.rank_pattern = parse_patterns<int64_t>(json, "rank_pattern", where, rank_value);
   config.alpha_pattern = parse_patterns<double>(json, "alpha_pattern", where, alpha_value);
   config.target_modules = parse_target_modules(json, where);

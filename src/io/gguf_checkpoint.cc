@@ -23,25 +23,9 @@ constexpr std::pair<std::string_view, std::string_view> kLayerNames[] = {
     {"mlp.down_proj", "ffn_down"},
 };
 
-std::string gguf_name(const TensorSpec& spec) {
-  using Role = TensorSpec::Role;
-  switch (spec.role) {
-    case Role::kEmbedding:
-      return "token_embd.weight";
-    case Role::kFinalNorm:
-      return "output_norm.weight";
-    case Role::kLmHead:
-      return "output.weight";
-    default:
-      break;
-  }
-  const std::string prefix = fmt::format("model.layers.{}.", spec.layer);
-  const std::string_view rest = std::string_view(spec.name).substr(prefix.size());
-  for (const auto& [hf, gguf] : kLayerNames) {
-    if (rest.starts_with(hf) && rest[hf.size()] == '.')
-      return fmt::format("blk.{}.{}{}", spec.layer, gguf, rest.substr(hf.size()));
-  }
-  fail(ErrorCode::kInternal, "no GGUF name for {}", spec.name);
+/// q_proj and k_proj.
+bool is_rotary(const TensorSpec& spec) {
+  return spec.module == 0 || spec.module == 1;
 }
 
 class GgufCheckpoint final : public Checkpoint {
@@ -65,7 +49,7 @@ class GgufCheckpoint final : public Checkpoint {
   }
 
   void append_rows(const TensorSpec& spec, WeightSource& source) const override {
-    const TensorView& tensor = find(gguf_name(spec), spec);
+    const TensorView& tensor = find(gguf_tensor_name(spec), spec);
     const int64_t rows = spec.cols == 0 ? 1 : spec.rows;
     source.cols = spec.cols == 0 ? spec.rows : spec.cols;
     const size_t row_bytes = dtype_row_bytes(tensor.dtype, source.cols);
@@ -88,19 +72,17 @@ class GgufCheckpoint final : public Checkpoint {
       fail(ErrorCode::kDataCorrupt, "{}: tensor {} has shape [{}], the metadata wants [{}]", file, name,
            fmt::join(found->second.shape, ", "), fmt::join(expected, ", "));
     }
-    if (spec.role == TensorSpec::Role::kLinearBias && is_permuted(spec)) {
+    if (spec.role == TensorSpec::Role::kLinearBias && is_rotary(spec)) {
       fail(ErrorCode::kUnsupported, "{}: biases on q_proj and k_proj of a Llama GGUF are not supported",
            file);
     }
     return found->second;
   }
 
-  bool is_permuted(const TensorSpec& spec) const { return spec.module == 0 || spec.module == 1; }
-
   /// llama.cpp's converter interleaves the two rotary halves of each q and k head (LlamaModel.permute):
   /// stored rows 2i and 2i+1 of a head are HF's rows i and i + E/2.
   int64_t stored_row(const TensorSpec& spec, int64_t hf_row) const {
-    if (spec.role != TensorSpec::Role::kLinearWeight || !is_permuted(spec)) return hf_row;
+    if (!is_rotary_interleaved(spec)) return hf_row;
     const int64_t head_dim = config_.head_dim, half = head_dim / 2;
     const int64_t head = hf_row / head_dim, within = hf_row % head_dim;
     return head * head_dim + (within % half) * 2 + within / half;
@@ -113,6 +95,31 @@ class GgufCheckpoint final : public Checkpoint {
 };
 
 }  // namespace
+
+std::string gguf_tensor_name(const TensorSpec& spec) {
+  using Role = TensorSpec::Role;
+  switch (spec.role) {
+    case Role::kEmbedding:
+      return "token_embd.weight";
+    case Role::kFinalNorm:
+      return "output_norm.weight";
+    case Role::kLmHead:
+      return "output.weight";
+    default:
+      break;
+  }
+  const std::string prefix = fmt::format("model.layers.{}.", spec.layer);
+  const std::string_view rest = std::string_view(spec.name).substr(prefix.size());
+  for (const auto& [hf, gguf] : kLayerNames) {
+    if (rest.starts_with(hf) && rest[hf.size()] == '.')
+      return fmt::format("blk.{}.{}{}", spec.layer, gguf, rest.substr(hf.size()));
+  }
+  fail(ErrorCode::kInternal, "no GGUF name for {}", spec.name);
+}
+
+bool is_rotary_interleaved(const TensorSpec& spec) {
+  return spec.role == TensorSpec::Role::kLinearWeight && is_rotary(spec);
+}
 
 std::unique_ptr<Checkpoint> open_gguf_checkpoint(const std::filesystem::path& file) {
   return std::make_unique<GgufCheckpoint>(file);

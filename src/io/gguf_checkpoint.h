@@ -3,10 +3,17 @@
 
 #include <filesystem>
 #include <memory>
+#include <string>
 
 #include "io/checkpoint.h"
 
 namespace polylora {
+
+/// "blk.3.attn_q.weight".
+std::string gguf_tensor_name(const TensorSpec& spec);
+
+/// llama.cpp interleaves the two rotary halves of every head in these (see gguf_checkpoint.cc).
+bool is_rotary_interleaved(const TensorSpec& spec);
 
 std::unique_ptr<Checkpoint> open_gguf_checkpoint(const std::filesystem::path& file);
 

@@ -147,6 +147,19 @@ const std::vector<std::string>& read_tokens(const GgufFile& gguf, int vocab_size
   return tokens;
 }
 
+/// Equal apart from trim_offsets, which moves offsets and no tokens.
+bool splits_alike(Json a, Json b) {
+  const auto simplify = [](Json& json, const auto& self) -> void {
+    if (json.is_object()) json.erase("trim_offsets");
+    if (json.is_structured()) {
+      for (Json& child : json) self(child, self);
+    }
+  };
+  simplify(a, simplify);
+  simplify(b, simplify);
+  return nlohmann::json(a) == nlohmann::json(b);  // whatever the order of members
+}
+
 std::string to_text(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -195,6 +208,16 @@ void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text)
     if (!token.empty()) config[key] = token;
   }
   text.tokenizer_config_json = to_text(config);
+}
+
+std::string gguf_pre_tokenizer_name(const Json& tokenizer, const std::string& where) {
+  const Json wanted = tokenizer.value("pre_tokenizer", Json());
+  for (const PreTokenizerRow& row : kPreTokenizers) {
+    if (splits_alike(wanted, row.make())) return std::string(row.name);
+  }
+  fail(ErrorCode::kUnsupported,
+       "{}: this pre-tokenizer has no GGUF name; export safetensors and convert the folder with llama.cpp",
+       where);
 }
 
 }  // namespace polylora

@@ -11,4 +11,8 @@ namespace polylora {
 /// more tokens than the model's `vocab_size` kDataCorrupt.
 void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text);
 
+/// The reverse for one field: what tokenizer.ggml.pre is for a tokenizer.json's pre-tokenizer. Throws
+/// kUnsupported naming `where` when there is no name for it.
+std::string gguf_pre_tokenizer_name(const nlohmann::ordered_json& tokenizer, const std::string& where);
+
 }  // namespace polylora

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <map>
-#include <set>
 #include <vector>
 
 #include "base/error.h"
 #include "base/file.h"
+#include "io/hf_shards.h"
 #include "io/json_file.h"
 
 namespace polylora {
@@ -125,59 +125,9 @@ class HfCheckpoint final : public Checkpoint {
   }
 
   void open_shards() {
-    const fs::path index_path = folder_ / "model.safetensors.index.json";
-    if (path_exists(folder_ / "model.safetensors")) {
-      add_file("model.safetensors");
-    } else if (path_exists(index_path)) {
-      open_index(index_path);
-    } else {
-      fail_without_weights();
-    }
-    if (tensors_.empty())
-      fail(ErrorCode::kDataCorrupt, "{}: the checkpoint holds no tensors", folder_.string());
-  }
-
-  [[noreturn]] void fail_without_weights() const {
-    if (path_exists(folder_ / "pytorch_model.bin") || path_exists(folder_ / "pytorch_model.bin.index.json")) {
-      fail(ErrorCode::kUnsupported,
-           "{} holds pickled pytorch_model.bin files, which are not read; convert them to safetensors",
-           folder_.string());
-    }
-    fail(ErrorCode::kNotFound, "{} has no model.safetensors", folder_.string());
-  }
-
-  void open_index(const fs::path& index_path) {
-    const json index = read_json_file(index_path);
-    if (!index.is_object() || !index.contains("weight_map") || !index["weight_map"].is_object()) {
-      fail(ErrorCode::kDataCorrupt, "{}: 'weight_map' is missing", index_path.string());
-    }
-    std::set<std::string> shards;
-    for (const auto& [tensor, shard] : index["weight_map"].items()) {
-      if (!shard.is_string() || !is_plain_file_name(shard.get<std::string>())) {
-        fail(ErrorCode::kDataCorrupt, "{}: the shard of {} must be a file name in the same folder",
-             index_path.string(), tensor);
-      }
-      shards.insert(shard.get<std::string>());
-    }
-    for (const std::string& shard : shards) {
-      if (!path_exists(folder_ / shard)) {
-        fail(ErrorCode::kNotFound, "{}: the shard {} is missing (download incomplete?)", folder_.string(),
-             shard);
-      }
-      add_file(shard);
-    }
-  }
-
-  /// An index must not reach outside its folder.
-  static bool is_plain_file_name(const std::string& name) {
-    return !name.empty() && name != "." && name != ".." && fs::path(name).filename() == name;
-  }
-
-  void add_file(const std::string& name) {
-    files_.push_back(std::make_unique<SafetensorsFile>(folder_ / name));
-    for (const auto& [tensor, view] : files_.back()->tensors()) {
-      if (!tensors_.emplace(tensor, &view).second)
-        fail(ErrorCode::kDataCorrupt, "{}: tensor {} is in two shards", folder_.string(), tensor);
+    files_ = open_hf_shards(folder_);
+    for (const auto& file : files_) {
+      for (const auto& [name, view] : file->tensors()) tensors_.emplace(name, &view);
     }
   }
 

@@ -111,39 +111,4 @@ SafetensorsFile::SafetensorsFile(const std::filesystem::path& path) : file_(path
   check_no_overlap(tensors_, name);
 }
 
-namespace {
-
-/// The JSON header, padded with spaces so that the data begins on 8 bytes.
-std::string make_header(const std::map<std::string, TensorView>& tensors,
-                        const std::map<std::string, std::string>& metadata) {
-  json header = json::object();
-  if (!metadata.empty()) header["__metadata__"] = metadata;
-  uint64_t offset = 0;
-  for (const auto& [name, tensor] : tensors) {
-    header[name] = {{"dtype", dtype_name(tensor.dtype)},
-                    {"shape", tensor.shape},
-                    {"data_offsets", {offset, offset + tensor.data.size()}}};
-    offset += tensor.data.size();
-  }
-  std::string text = header.dump();
-  text.append((8 - text.size() % 8) % 8, ' ');
-  return text;
-}
-
-}  // namespace
-
-void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorView>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
-  const auto as_text = [](const void* data, size_t size) {
-    return std::string_view(static_cast<const char*>(data), size);
-  };
-  const std::string header = make_header(tensors, metadata);
-  const uint64_t header_bytes = header.size();
-  AtomicFile file(path);
-  file.write(as_text(&header_bytes, sizeof header_bytes));
-  file.write(header);
-  for (const auto& [name, tensor] : tensors) file.write(as_text(tensor.data.data(), tensor.data.size()));
-  file.commit();
-}
-
 }  // namespace polylora

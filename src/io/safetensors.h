@@ -35,7 +35,7 @@ class SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Writes tensors in name order, 8-byte aligned header, atomically.
+/// Writes tensors in name order, 8-byte aligned header, atomically (io/safetensors_writer.cc).
 void write_safetensors(const std::filesystem::path& path, const std::map<std::string, TensorView>& tensors,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 

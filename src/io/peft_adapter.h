@@ -1,0 +1,50 @@
+// PEFT adapter folders as merging reads them: every kind of LoRA that PEFT writes, by module path and without
+// a model. Serving reads them with io/adapter_file.h, which checks against a model and packs.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "io/adapter_config.h"
+#include "io/safetensors.h"
+
+namespace polylora {
+
+/// What the adapter holds for one module; null: nothing. Shapes are the file's own, apart from that A and B
+/// have the rank that the config says.
+struct PeftModule {
+  const TensorView* a = nullptr;           // [rank, in]; of an embedding [rank, vocabulary]
+  const TensorView* b = nullptr;           // [out, rank]; of an embedding [width, rank]
+  const TensorView* b_bias = nullptr;      // [out] (lora_bias)
+  const TensorView* magnitude = nullptr;   // [out] (DoRA)
+  const TensorView* new_weight = nullptr;  // instead of the base's (modules_to_save, base_layer)
+  const TensorView* new_bias = nullptr;    // instead of the base's (bias: lora_only, all)
+  bool is_embedding = false;
+  int64_t rank = 0;
+  float scale = 1.0f;  // alpha/r, or alpha/sqrt(r) with rsLoRA, after rank_pattern/alpha_pattern
+};
+
+class PeftAdapter {
+ public:
+  /// Opens config and weights and reads all values once: NaN and infinity are kDataCorrupt. Refused with
+  /// what, where and why: what parse_adapter_config refuses, tensors of an unknown kind, A without B, a rank
+  /// that contradicts the config, no LoRA tensors at all.
+  explicit PeftAdapter(const std::filesystem::path& folder);
+
+  const std::filesystem::path& folder() const { return folder_; }
+  const AdapterConfig& config() const { return config_; }
+  /// By module path: "model.layers.0.self_attn.q_proj".
+  const std::map<std::string, PeftModule>& modules() const { return modules_; }
+
+ private:
+  void sort_in(const std::string& key, const TensorView& tensor);
+  void finish(const std::string& path, PeftModule& module) const;
+
+  std::filesystem::path folder_;
+  AdapterConfig config_;
+  std::unique_ptr<SafetensorsFile> file_;
+  std::map<std::string, PeftModule> modules_;
+};
+
+}  // namespace polylora
