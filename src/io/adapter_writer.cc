@@ -56,7 +56,7 @@ TensorView view_of(const std::string& key, const AdapterTensor& tensor) {
 
 }  // namespace
 
-std::string adapter_config_text(const PeftAdapter& adapter) {
+std::string adapter_config_text(const TrainedAdapter& adapter) {
   json config = peft_defaults();
   config["base_model_name_or_path"] = adapter.base_model_name_or_path;
   config["r"] = adapter.r;
@@ -73,7 +73,7 @@ std::string adapter_config_text(const PeftAdapter& adapter) {
   return config.dump(2, ' ', false, json::error_handler_t::replace);
 }
 
-void write_adapter(const fs::path& folder, const PeftAdapter& adapter) {
+void write_adapter(const fs::path& folder, const TrainedAdapter& adapter) {
   std::error_code failed;
   fs::create_directories(folder, failed);
   if (failed) fail(ErrorCode::kIo, "cannot create {}: {}", folder.string(), failed.message());

@@ -17,7 +17,7 @@ struct AdapterTensor {
 };
 
 /// An adapter in PEFT's terms; members are named as the keys of adapter_config.json.
-struct PeftAdapter {
+struct TrainedAdapter {
   std::string base_model_name_or_path;
   int64_t r = 8;
   double lora_alpha = 8;
@@ -36,11 +36,11 @@ struct PeftAdapter {
 };
 
 /// The text of adapter_config.json.
-std::string adapter_config_text(const PeftAdapter& adapter);
+std::string adapter_config_text(const TrainedAdapter& adapter);
 
 /// Writes both files into `folder` (created if absent), each atomically, the config last: a folder that has
 /// it is complete. Where an older adapter is replaced in place, readers may see its config with the new
 /// weights for a moment; write a new folder and rename it to avoid that. Throws kIo naming the file.
-void write_adapter(const std::filesystem::path& folder, const PeftAdapter& adapter);
+void write_adapter(const std::filesystem::path& folder, const TrainedAdapter& adapter);
 
 }  // namespace polylora

@@ -23,9 +23,9 @@ constexpr std::string_view kPrefix = "checkpoint-";
 constexpr std::string_view kPartialPrefix = ".checkpoint-";
 constexpr const char* kOptimizerFile = "optimizer.safetensors";
 
-PeftAdapter describe(const TrainConfig& config, const TrainableAdapter& trained) {
+TrainedAdapter describe(const TrainConfig& config, const TrainableAdapter& trained) {
   const LoraSettings& settings = trained.settings();
-  PeftAdapter adapter;
+  TrainedAdapter adapter;
   adapter.base_model_name_or_path = config.model_name_or_path;
   adapter.r = settings.rank;
   adapter.lora_alpha = settings.alpha;
@@ -103,7 +103,7 @@ AdapterSaver::AdapterSaver(const TrainConfig& config, const Checkpoint& base, co
     : config_(config), base_(base), trained_(trained), pissa_start_(std::move(pissa_start)) {}
 
 void AdapterSaver::save(const fs::path& folder) const {
-  PeftAdapter adapter = describe(config_, trained_);
+  TrainedAdapter adapter = describe(config_, trained_);
   const std::span<const float> values = trained_.values();
   std::vector<std::vector<float>> converted;  // owns what PiSSA's conversion makes
   converted.reserve(trained_.parameters().size());

@@ -53,7 +53,7 @@ class AdapterWriter : public testing::Test {
 
   const std::vector<float> qa_ = counting(128, 0), qb_ = counting(128, 1000), da_ = counting(96, 2000),
                            db_ = counting(64, 3000);
-  PeftAdapter adapter_;
+  TrainedAdapter adapter_;
   TempFolder folder_;
 };
 
