@@ -19,10 +19,10 @@
 
 #include "base/arena.h"
 #include "base/rng.h"
-#include "machine.h"
+#include "base/machine.h"
 #include "ops/training_backend.h"
 
-namespace polylora::bench {
+namespace polylora {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -574,7 +574,7 @@ Options parse(int argc, char** argv) {
 }
 
 }  // namespace
-}  // namespace polylora::bench
+}  // namespace polylora
 
 int main(int argc, char** argv) {
   polylora::bench::Bench(polylora::bench::parse(argc, argv)).run();

@@ -1,4 +1,4 @@
-#include "machine.h"
+#include "base/machine.h"
 
 #include <algorithm>
 #include <atomic>
@@ -11,7 +11,7 @@
 #include <immintrin.h>
 #endif
 
-namespace polylora::bench {
+namespace polylora {
 namespace {
 
 using Clock = std::chrono::steady_clock;
@@ -100,4 +100,4 @@ Peaks measure_peaks(ThreadPool& pool) {
   return peaks;
 }
 
-}  // namespace polylora::bench
+}  // namespace polylora
