@@ -118,7 +118,7 @@ void transpose_f32(const TransposeArgs& a) {
   }
 }
 
-/// The next two values of each lane, as panel rows; returns what follows them.
+/// The next two values of each lane, as one row of a bf16 panel or two of an f32 one.
 template <class Kind>
 POLYLORA_INLINE void store_two_steps(std::byte* out, Vec first, Vec second) {
   if constexpr (Kind::kStep == 2) {
