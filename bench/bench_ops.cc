@@ -248,8 +248,8 @@ class Bench {
     const auto q = random_floats(total * width, 6);
     std::vector<float> o(q.size());
     const Timing t = time_calls(options_.seconds, [&](int call) {
-      backend_->attention({o.data(), total, width}, Mat(), {q.data(), total, width}, *cache, call % layers, spans,
-                          {.scale = 0.125f});
+      backend_->attention({o.data(), total, width}, Mat(), {q.data(), total, width}, *cache, call % layers,
+                          spans, {.scale = 0.125f});
     });
     const double gb = static_cast<double>(page_bytes) * pages / t.best * 1e-9;
     const double visible = static_cast<double>(rows) * (keys - 0.5 * (rows - 1)) * sequences;
@@ -260,8 +260,8 @@ class Bench {
 
   /// Whole sequences. Forward counts two products over the causal half, backward five.
   void attention_training() {
-    fmt::print("\n{:10} {:>9} {:>6} {:>9} {:>8} {:>6} {:>9} {:>8} {:>6} {:>6}\n", "training", "sequences", "rows",
-               "fwd us", "GFLOP/s", "%peak", "bwd us", "GFLOP/s", "%peak", "%both");
+    fmt::print("\n{:10} {:>9} {:>6} {:>9} {:>8} {:>6} {:>9} {:>8} {:>6} {:>6}\n", "training", "sequences",
+               "rows", "fwd us", "GFLOP/s", "%peak", "bwd us", "GFLOP/s", "%peak", "%both");
     for (const auto& [name, heads, kv_heads, head_dim] :
          {std::tuple{"smollm2", 9, 3, 64}, std::tuple{"1B", 32, 8, 64}}) {
       for (const auto& [sequences, rows] :
@@ -273,8 +273,7 @@ class Bench {
 
   void attention_training(const char* name, int heads, int kv_heads, int head_dim, int sequences, int rows) {
     const int pages_each = rows / kKvPageSize;
-    const auto cache =
-        backend_->make_kv_cache({1, sequences * pages_each, kv_heads, head_dim, DType::kBf16});
+    const auto cache = backend_->make_kv_cache({1, sequences * pages_each, kv_heads, head_dim, DType::kBf16});
     std::vector<int32_t> page_ids(static_cast<size_t>(sequences * pages_each));
     std::iota(page_ids.begin(), page_ids.end(), 0);
     std::vector<SequenceSpan> spans;

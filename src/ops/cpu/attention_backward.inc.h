@@ -237,8 +237,9 @@ class AttentionBackward {
   void visit(int key, bool first_key_block, bool first_query_block) {
     const std::byte* block = a_.keys + static_cast<size_t>(key / kBlock) * a_.block_bytes;
     const int ahead = query_ - key;  // of the first query's position to the first key's
-    for (int begin = 0; begin < padded_queries_; begin += kWide) {
-      const int end = begin + kWide < padded_queries_ ? begin + kWide : padded_queries_;
+    const int queries_each = ahead == 0 ? kLanes : kWide;
+    for (int begin = 0; begin < padded_queries_; begin += queries_each) {
+      const int end = begin + queries_each < padded_queries_ ? begin + queries_each : padded_queries_;
       visit_queries(block, ahead, begin, end, first_key_block);
     }
     // On the diagonal, 16 keys at a time skip the queries before them.
