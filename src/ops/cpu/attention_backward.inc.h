@@ -1,14 +1,11 @@
 // Attention's backward, as FlashAttention-2 has it (Dao 2023): scores are computed again block by block, and
-// P = exp(score - lse) needs no maximum. Included by each kernels_<isa>.cc after kernels.inc.h.
+// P = exp(score - lse) needs no maximum. Part of kernels.inc.h, inside its namespace.
 //
 // With S = scale·Q·Kᵀ, delta = rowsum(dO∘O):  P = exp(S - lse),  dP = dO·Vᵀ,  dS = scale·P∘(dP - delta),
 //   dV = Pᵀ·dO,  dK = dSᵀ·Q,  dQ = dS·K
 // Everything score-shaped is kept transposed, [key][query]: the lanes of a vector are queries, so that lse
 // and delta are vectors, and the rows of Pᵀ and dSᵀ are what the sums over queries broadcast. dQ is summed as
 // dQᵀ for the same reason.
-
-namespace polylora::cpu {
-namespace {
 
 /// out[rows, 16 * panels] = (or += unless `fresh`) x · panelsᵀ over `steps` steps of the panels.
 struct Product {
@@ -409,6 +406,3 @@ template <class Kind>
 void attention_backward(const AttentionBackwardArgs& args) {
   AttentionBackward<Kind>(args).run();
 }
-
-}  // namespace
-}  // namespace polylora::cpu

@@ -1,5 +1,5 @@
 // The kernels, once, over the 16-float vector of simd_<isa>.h. Included by each kernels_<isa>.cc after its
-// shim; kernel_table.inc.h comes last.
+// shim.
 //
 // Batch invariance lives here: every output element is one chain of fused (or, on generic, of separate)
 // multiply and add over ascending k, so that tile shapes, batch sizes and threads cannot change a bit of it.
@@ -636,6 +636,30 @@ void rope(float* head, const float* cosine, const float* sine, int64_t half) {
     put_lanes(head + half + i, fma(high, c, mul(low, s)), left);
   }
 }
+
+#include "ops/cpu/attention_backward.inc.h"
+
+constexpr Kernels kKernels = {
+    .description = kIsaDescription,
+    .gemm = {gemm<FloatTile<F32>>, gemm<FloatTile<Bf16>>, gemm<QuantTile<false, false>>,
+             gemm<QuantTile<false, true>>, gemm<QuantTile<true, false>>, gemm<QuantTile<true, true>>},
+    .narrow_f32 = narrow<F32>,
+    .narrow_bf16 = narrow<Bf16>,
+    .narrow_int8 = narrow_int8<false>,
+    .narrow_int8_min = narrow_int8<true>,
+    .bf16_bytes = kBf16Bytes,
+    .attention_f32 = attention<F32>,
+    .attention_bf16 = attention<Bf16>,
+    .pack_attention_keys_f32 = pack_attention_keys<F32>,
+    .pack_attention_keys_bf16 = pack_attention_keys<Bf16>,
+    .attention_backward_f32 = attention_backward<F32>,
+    .attention_backward_bf16 = attention_backward<Bf16>,
+    .rmsnorm = rmsnorm,
+    .add = add_to,
+    .silu_mul = silu_mul,
+    .gelu_tanh_mul = gelu_tanh_mul,
+    .rope = rope,
+};
 
 }  // namespace
 }  // namespace polylora::cpu
