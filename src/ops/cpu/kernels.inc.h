@@ -1,5 +1,5 @@
 // The kernels, once, over the 16-float vector of simd_<isa>.h. Included by each kernels_<isa>.cc after its
-// shim; kernel_table.inc.h comes last.
+// shim.
 //
 // Batch invariance lives here: every output element is one chain of fused (or, on generic, of separate)
 // multiply and add over ascending k, so that tile shapes, batch sizes and threads cannot change a bit of it.
@@ -501,7 +501,8 @@ class Attention {
     if (begin >= end) return;
     const std::byte* keys = page(block);
     score_rows(keys, begin * a_.heads, end * a_.heads);
-    for (int r = begin * a_.heads; r < end * a_.heads; ++r) softmax_row(r, first_key);
+    for (int token = begin; token < end; ++token) raise_maxima(token, first_key);
+    exponentiate(begin * a_.heads, end * a_.heads);
     add_values(keys + a_.value_offset, begin * a_.heads, end * a_.heads);
   }
 
@@ -516,23 +517,34 @@ class Attention {
     }
   }
 
-  void softmax_row(int64_t r, int first_key) {
-    const int position = a_.first_position + static_cast<int>(r) / a_.heads;
-    Vec score = mul(load(scores_ + r * kLanes), splat(a_.scale));
-    if (a_.softcap > 0.0f) score = mul(tanh(div(score, splat(a_.softcap))), splat(a_.softcap));
-    const int begin = first_visible(position) - first_key;
-    const int end = position + 1 - first_key;
-    if (begin > 0 || end < kLanes) {
-      score = keep_lanes(score, splat(-__builtin_inff()), begin > 0 ? begin : 0, end < kLanes ? end : kLanes);
+  /// Scales and masks a token's scores and brings its rows' maxima up to them. Apart from exponentiate(), so
+  /// that a mispredicted branch here does not hold up what is there.
+  void raise_maxima(int token, int first_key) {
+    const int position = a_.first_position + token;
+    const int oldest = first_visible(position) - first_key;
+    const int newest = position - first_key;
+    const int begin = oldest > 0 ? oldest : 0;
+    const int end = newest < kLanes ? newest + 1 : kLanes;
+    for (int64_t r = int64_t{token} * a_.heads; r < int64_t{token + 1} * a_.heads; ++r) {
+      Vec score = mul(load(scores_ + r * kLanes), splat(a_.scale));
+      if (a_.softcap > 0.0f) score = mul(tanh(div(score, splat(a_.softcap))), splat(a_.softcap));
+      if (begin > 0 || end < kLanes) score = keep_lanes(score, splat(-__builtin_inff()), begin, end);
+      store(scores_ + r * kLanes, score);
+      if (any_greater(score, splat(maxima_[r]))) raise_maximum(r, reduce_max(score));
     }
-    const float block_max = reduce_max(score);
-    if (block_max > maxima_[r]) {
-      rescale(r, exp(splat(maxima_[r] - block_max)));
-      maxima_[r] = block_max;
+  }
+
+  void raise_maximum(int64_t r, float maximum) {
+    if (maxima_[r] > -__builtin_inff()) rescale(r, exp(splat(maxima_[r] - maximum)));
+    maxima_[r] = maximum;
+  }
+
+  void exponentiate(int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const Vec p = exp(sub(load(scores_ + r * kLanes), splat(maxima_[r])));
+      const Vec stored = Kind::store_narrow(probabilities_ + static_cast<size_t>(r) * kPStride, p);
+      store(totals_ + r * kLanes, add(load(totals_ + r * kLanes), stored));
     }
-    const Vec p = exp(sub(score, splat(maxima_[r])));
-    const Vec stored = Kind::store_narrow(probabilities_ + static_cast<size_t>(r) * kPStride, p);
-    store(totals_ + r * kLanes, add(load(totals_ + r * kLanes), stored));
   }
 
   void rescale(int64_t r, Vec factor) {
@@ -655,6 +667,34 @@ void rope(float* head, const float* cosine, const float* sine, int64_t half) {
     put_lanes(head + half + i, fma(high, c, mul(low, s)), left);
   }
 }
+
+// clang-format off: in this order
+#include "ops/cpu/attention_backward.inc.h"
+#include "ops/cpu/training_kernels.inc.h"
+// clang-format on
+
+constexpr Kernels kKernels = {
+    .description = kIsaDescription,
+    .gemm = {gemm<FloatTile<F32>>, gemm<FloatTile<Bf16>>, gemm<QuantTile<false, false>>,
+             gemm<QuantTile<false, true>>, gemm<QuantTile<true, false>>, gemm<QuantTile<true, true>>},
+    .narrow_f32 = narrow<F32>,
+    .narrow_bf16 = narrow<Bf16>,
+    .narrow_int8 = narrow_int8<false>,
+    .narrow_int8_min = narrow_int8<true>,
+    .bf16_bytes = kBf16Bytes,
+    .attention_f32 = attention<F32>,
+    .attention_bf16 = attention<Bf16>,
+    .pack_attention_keys_f32 = pack_attention_keys<F32>,
+    .pack_attention_keys_bf16 = pack_attention_keys<Bf16>,
+    .attention_backward_f32 = attention_backward<F32>,
+    .attention_backward_bf16 = attention_backward<Bf16>,
+    .rmsnorm = rmsnorm,
+    .add = add_to,
+    .silu_mul = silu_mul,
+    .gelu_tanh_mul = gelu_tanh_mul,
+    .rope = rope,
+    .training = kTrainingKernels,
+};
 
 }  // namespace
 }  // namespace polylora::cpu

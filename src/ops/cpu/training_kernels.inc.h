@@ -1,8 +1,4 @@
-// The kernels of training, over the vector and the tiles of kernels.inc.h, after which each kernels_<isa>.cc
-// includes it; what is said there holds here.
-
-namespace polylora::cpu {
-namespace {
+// The kernels of training, but for attention's. Part of kernels.inc.h, inside its namespace.
 
 // --- panels made on the fly
 // -------------------------------------------------------------------------------------
@@ -414,6 +410,3 @@ constexpr TrainingKernels kTrainingKernels = {
     .sum_squares = sum_squares,
     .lora_merge = lora_merge,
 };
-
-}  // namespace
-}  // namespace polylora::cpu
