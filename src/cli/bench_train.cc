@@ -43,19 +43,19 @@ struct BenchTrainFlags {
 
 void add_flags(FlagSet& flags, BenchTrainFlags& values) {
   flags.positional("model", values.model, "HF folder or .gguf file");
-  flags.text("random-config", values.random_config, "FILE",
+  flags.text("--random-config", values.random_config, "FILE",
              "config.json of a model to make up with random weights, instead of a model");
-  flags.integer("rank", values.rank, 1, "LoRA rank, on all linear modules");
-  flags.integer("sequence", values.sequence, 2, "tokens of a sequence");
-  flags.integer("sequences", values.sequences, 1, "sequences of an update");
-  flags.integer("steps", values.steps, 2, "updates that are timed; one more before warms up");
-  flags.number("labelled", values.labelled,
+  flags.integer("--rank", values.rank, 1, "LoRA rank, on all linear modules");
+  flags.integer("--sequence", values.sequence, 2, "tokens of a sequence");
+  flags.integer("--sequences", values.sequences, 1, "sequences of an update");
+  flags.integer("--steps", values.steps, 2, "updates that are timed; one more before warms up");
+  flags.number("--labelled", values.labelled,
                "share of tokens that a loss is taken at, the last of each sequence");
-  flags.toggle("gradient-checkpointing", values.checkpointing,
+  flags.toggle("--gradient-checkpointing", values.checkpointing,
                "compute again what the default memory budget cannot keep");
-  flags.choice("dtype", values.dtype, {"bfloat16", "float32", "q8", "q4"}, "of the base");
-  flags.integer("threads", values.threads, 0, "0: one per core");
-  flags.text("json", values.json, "FILE", "write the result there too");
+  flags.choice("--dtype", values.dtype, {"bfloat16", "float32", "q8", "q4"}, "of the base");
+  flags.integer("--threads", values.threads, 0, "0: one per core");
+  flags.text("--json", values.json, "FILE", "write the result there too");
 }
 
 WeightPolicy policy_of(const std::string& dtype) {
