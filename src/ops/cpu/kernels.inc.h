@@ -159,8 +159,8 @@ POLYLORA_INLINE void write_tile(const Vec (&acc)[kRows][kCols], const GemmArgs& 
   }
 }
 
-/// Asks for the lines that the tile will write. Left to themselves the stores would miss one after another:
-/// with short sums that, not the products, is what a large batch would wait for.
+/// Asks for the lines that the tile will write, so that its stores need not miss one after another: short
+/// sums leave little time to hide that.
 template <int kRows, int kCols>
 POLYLORA_INLINE void prefetch_tile(const GemmArgs& a, const Tile& at) {
   const float* y = a.y + at.m_begin * a.y_stride + at.p_begin * kLanes;
