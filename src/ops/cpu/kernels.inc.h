@@ -309,27 +309,40 @@ struct TileTable {
 };
 
 constexpr size_t kPrefetchBytes = 4096;
+constexpr size_t kGroupBytes = size_t{256} << 10;  // of panels: a quarter of a large L2, half of a small one
 
-/// Columns outside, rows inside: a pair of panels is read from memory once and then from L2.
+/// One row tile over the panels [p_begin, p_end).
 template <class Kind>
-void gemm(const GemmArgs& a) {
+POLYLORA_INLINE void gemm_row_tile(const GemmArgs& a, int64_t m_begin, int64_t rows, int64_t p_begin,
+                                   int64_t p_end, bool fetches_panels) {
   static constexpr TileTable<Kind, Kind::kMaxCols> kWide;
   static constexpr TileTable<Kind, 1> kNarrow;
+  for (int64_t p = p_begin; p < p_end;) {
+    const bool wide = p_end - p >= Kind::kMaxCols;
+    const int64_t step = wide ? Kind::kMaxCols : 1;
+    // With several row tiles the first one fetches the next panels while it uses these.
+    const size_t ahead = rows == a.rows   ? kPrefetchBytes
+                         : fetches_panels ? static_cast<size_t>(step) * a.panel_bytes
+                                          : 0;
+    (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(a, {m_begin, p, ahead});
+    p += step;
+  }
+}
+
+/// A group of panels that fits L2 is read from memory once; within it rows are outside, so that a tile's x
+/// stays in L1 and its results fill whole stretches of y.
+template <class Kind>
+void gemm(const GemmArgs& a) {
   const int64_t panels = (a.cols + kLanes - 1) / kLanes;
   const int64_t row_tiles = (a.rows + Kind::kMaxRows - 1) / Kind::kMaxRows;
-  for (int64_t p = 0; p < panels;) {
-    const bool wide = panels - p >= Kind::kMaxCols;
-    const int64_t step = wide ? Kind::kMaxCols : 1;
+  const auto fitting = static_cast<int64_t>(kGroupBytes / a.panel_bytes) / Kind::kMaxCols * Kind::kMaxCols;
+  const int64_t group = fitting > Kind::kMaxCols ? fitting : Kind::kMaxCols;
+  for (int64_t p = 0; p < panels; p += group) {
+    const int64_t p_end = p + group < panels ? p + group : panels;
     for (int64_t i = 0; i < row_tiles; ++i) {
       const int64_t begin = a.rows * i / row_tiles;
-      const int64_t rows = a.rows * (i + 1) / row_tiles - begin;
-      // With several row tiles the first one fetches the next panels while it uses these.
-      const size_t ahead = row_tiles == 1 ? kPrefetchBytes
-                           : i == 0       ? static_cast<size_t>(step) * a.panel_bytes
-                                          : 0;
-      (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(a, {begin, p, ahead});
+      gemm_row_tile<Kind>(a, begin, a.rows * (i + 1) / row_tiles - begin, p, p_end, i == 0);
     }
-    p += step;
   }
 }
 
