@@ -70,7 +70,7 @@ void check_range(std::span<const float> values, const OutputTensor& output) {
 class BlockWriter {
  public:
   explicit BlockWriter(DType load_dtype)
-      : backend_(make_training_backend({.name = "ref", .threads = 1})),
+      : backend_(make_training_backend({.name = "cpu", .threads = 1})),
         merger_(*backend_, load_dtype),
         narrows_early_(load_dtype == DType::kF16) {}
 
