@@ -128,7 +128,7 @@ std::vector<ForeignKeys> keys_of_the_trainer() {
       {"split_special_tokens", kRefuse, "false", "special tokens in the data stay whole; remove the key"},
       {"new_special_tokens_config", kRefuse, "", "list the tokens in add_special_tokens"},
       {"init_special_tokens", kRefuse, "noise_init",
-       "new tokens start at the mean of the others; remove the key"},
+       "new tokens start in one way only; remove the key"},
       {"adapter_folder", kRefuse, "", "give the folder itself in adapter_name_or_path"},
       {"per_gpu_train_batch_size", kRefuse, "", "its name is per_device_train_batch_size"},
       {"per_gpu_eval_batch_size", kRefuse, "", "its name is per_device_eval_batch_size"},

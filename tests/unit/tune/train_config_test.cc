@@ -4,10 +4,13 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 
 #include "base/error.h"
+#include "base/file.h"
+#include "tune/config_keys.h"
 
 namespace polylora {
 namespace {
@@ -541,6 +544,38 @@ TEST_F(TrainConfigTest, ResolvesTheBestModelsMetric) {
   EXPECT_TRUE(with("val_size: 10\neval_strategy: steps\neval_steps: 0.1\nsave_steps: "
                    "0.3\nload_best_model_at_end: true\n")
                   .load_best_model_at_end);
+}
+
+TEST(TrainConfigKeys, DocumentsListThemAndNoOthers) {
+  const std::string text = read_text_file(POLYLORA_TEST_DATA "/../../docs/training.md");
+  const size_t begin = text.find("## Keys");
+  ASSERT_NE(begin, std::string::npos);
+  const std::string section = text.substr(begin, text.find("\n## ", begin) - begin);
+
+  std::vector<std::string> known;
+  append_names(train_keys(), known);
+  append_names(foreign_train_keys(), known);
+  append_names(export_keys(), known);
+  append_names(foreign_export_keys(), known);
+  for (const std::string& key : known) EXPECT_THAT(section, HasSubstr("`" + key + "`"));
+
+  // The first column of every table, `key` by `key`.
+  for (size_t row = section.find("\n| `"); row != std::string::npos; row = section.find("\n| `", row + 1)) {
+    const std::string column = section.substr(row + 3, section.find(" | ", row) - row - 3);
+    for (size_t tick = 0; (tick = column.find('`', tick)) != std::string::npos; ++tick) {
+      const size_t end = column.find('`', tick + 1);
+      EXPECT_THAT(known, Contains(column.substr(tick + 1, end - tick - 1)));
+      tick = end;
+    }
+  }
+}
+
+TEST(TrainConfigKeys, HaveOneMeaningEach) {
+  std::vector<std::string> names;
+  append_names(train_keys(), names);
+  append_names(foreign_train_keys(), names);
+  std::sort(names.begin(), names.end());
+  EXPECT_EQ(std::adjacent_find(names.begin(), names.end()), names.end());
 }
 
 TEST_F(TrainConfigTest, ReadsTheMergeFile) {
