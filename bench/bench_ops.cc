@@ -1,6 +1,6 @@
 // Speed of the CPU ops on the shapes of SmolLM2-135M and Llama-3.2-1B, beside what the machine can do.
 //
-//   bench_ops [--threads N] [--only linear|lora|attention|pack|pointwise] [--seconds S]
+//   bench_ops [--threads N] [--only linear|lora|attention|pack|pointwise|both_ways|lora_backward|training] [--seconds S]
 //
 // Every figure is the fastest and the median of many calls: on a shared machine the fastest shows the code,
 // the median the day. Weights are cycled over 192 MiB for small batches, so that they come from memory as
@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <numeric>
 #include <string>
 #include <vector>
@@ -18,7 +19,7 @@
 #include "base/arena.h"
 #include "base/rng.h"
 #include "machine.h"
-#include "ops/backend.h"
+#include "ops/training_backend.h"
 
 namespace polylora::bench {
 namespace {
@@ -87,10 +88,11 @@ class Checkpoint {
 class Bench {
  public:
   explicit Bench(const Options& options)
-      : options_(options), backend_(make_backend({.name = "cpu", .threads = options.threads})) {
-    ThreadPool pool(options.threads);
-    peaks_ = measure_peaks(pool);
-    bandwidth_ = read_bandwidth(pool, int64_t{1} << 30);
+      : options_(options),
+        backend_(make_training_backend({.name = "cpu", .threads = options.threads})),
+        pool_(options.threads) {
+    peaks_ = measure_peaks(pool_);
+    bandwidth_ = read_bandwidth(pool_, int64_t{1} << 30);
     fmt::print("{}\nread {:.1f} GB/s; peak f32 {:.0f}, bf16 {:.0f} GFLOP/s, int8 {:.0f} GOP/s\n",
                backend_->description(), bandwidth_, peaks_.f32, peaks_.bf16, peaks_.int8);
   }
@@ -101,6 +103,9 @@ class Bench {
     if (wanted("attention")) attentions();
     if (wanted("pack")) packing();
     if (wanted("pointwise")) pointwise();
+    if (wanted("both_ways")) linears_both_ways();
+    if (wanted("lora_backward")) lora_backwards();
+    if (wanted("training")) training_pointwise();
   }
 
  private:
@@ -247,8 +252,8 @@ class Bench {
     const auto q = random_floats(total * width, 6);
     std::vector<float> o(q.size());
     const Timing t = time_calls(options_.seconds, [&](int call) {
-      backend_->attention({o.data(), total, width}, Mat(), {q.data(), total, width}, *cache, call % layers, spans,
-                          {.scale = 0.125f});
+      backend_->attention({o.data(), total, width}, Mat(), {q.data(), total, width}, *cache, call % layers,
+                          spans, {.scale = 0.125f});
     });
     const double gb = static_cast<double>(page_bytes) * pages / t.best * 1e-9;
     const double visible = static_cast<double>(rows) * (keys - 0.5 * (rows - 1)) * sequences;
@@ -311,8 +316,193 @@ class Bench {
     }
   }
 
+  /// linear and linear_dx take turns, so that both see the same machine; the peak is measured beside them.
+  void linears_both_ways() {
+    struct Shape {
+      const char* name;
+      int64_t k, n, rows;
+    };
+    constexpr Shape kShapes[] = {{"smollm2 qkv", 576, 960, 512},       {"smollm2 o", 576, 576, 512},
+                                 {"smollm2 gate_up", 576, 3072, 512},  {"smollm2 down", 1536, 576, 512},
+                                 {"smollm2 lm_head", 576, 49152, 128}, {"smollm2 lm_head", 576, 49152, 256},
+                                 {"1B qkv", 2048, 3072, 512},          {"1B gate_up", 2048, 16384, 512},
+                                 {"1B down", 8192, 2048, 512}};
+    fmt::print("\n{:16} {:9} {:>5} {:>8} {:>8} {:>6} {:>8} {:>8} {:>6} {:>6}  (GFLOP/s)\n", "both ways",
+               "format", "T", "linear", "median", "%peak", "dx", "median", "%peak", "ratio");
+    for (const Shape& shape : kShapes) {
+      for (const auto& [format, dtype] :
+           {std::pair{WeightFormat::kBf16, DType::kBf16}, std::pair{WeightFormat::kQ4, DType::kQ4_1}}) {
+        if (format != WeightFormat::kBf16 && shape.n != 3072) continue;
+        both_ways(shape.name, shape.k, shape.n, shape.rows, format, dtype);
+      }
+    }
+  }
+
+  void both_ways(const char* name, int64_t k, int64_t n, int64_t rows, WeightFormat format, DType dtype) {
+    const Checkpoint checkpoint(dtype, n, k);
+    const auto weight = backend_->pack_weight(checkpoint.source, format);
+    const auto input = random_floats(rows * k, 1);
+    const auto gradient = random_floats(rows * n, 2);
+    std::vector<float> y(gradient.size());
+    std::vector<float> dx(input.size());
+    std::vector<Timing> timings = time_in_turns(
+        {[&] {
+           backend_->linear({y.data(), rows, n}, {input.data(), rows, k}, *weight, {});
+         },
+         [&] {
+           backend_->linear_dx({dx.data(), rows, k}, {gradient.data(), rows, n}, *weight, false);
+         }});
+    const double peak = measure_peaks(pool_).bf16;
+    const double gflop = 2e-9 * static_cast<double>(rows * n * k);
+    const Timing& forward = timings[0];
+    const Timing& back = timings[1];
+    fmt::print("{:16} {:9} {:5} {:8.1f} {:8.1f} {:6.0f} {:8.1f} {:8.1f} {:6.0f} {:6.2f}\n", name,
+               weight_format_name(format), rows, gflop / forward.best, gflop / forward.median,
+               100 * gflop / forward.best / peak, gflop / back.best, gflop / back.median,
+               100 * gflop / back.best / peak, forward.best / back.best);
+  }
+
+  std::vector<Timing> time_in_turns(const std::vector<std::function<void()>>& bodies) {
+    std::vector<std::vector<double>> samples(bodies.size());
+    const auto deadline = Clock::now() + std::chrono::duration<double>(options_.seconds);
+    for (int call = 0; call < 7 || Clock::now() < deadline; ++call) {
+      for (size_t i = 0; i < bodies.size(); ++i) {
+        const auto start = Clock::now();
+        bodies[i]();
+        const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
+        if (call >= 2) samples[i].push_back(seconds);  // two calls to warm up
+      }
+    }
+    std::vector<Timing> timings;
+    for (std::vector<double>& s : samples) {
+      std::sort(s.begin(), s.end());
+      timings.push_back({s.front(), s[s.size() / 2]});
+    }
+    return timings;
+  }
+
+  /// What LoRA adds to the backward pass of one layer: all sites, beside linear and linear_dx of the same.
+  void lora_backwards() {
+    struct Site {
+      const char* name;
+      int64_t k, n;
+      std::vector<std::pair<int64_t, int64_t>> ranges;
+    };
+    const std::pair<const char*, std::vector<Site>> models[] = {
+        {"smollm2",
+         {{"qkv", 576, 960, {{0, 576}, {576, 192}, {768, 192}}},
+          {"o", 576, 576, {{0, 576}}},
+          {"gate_up", 576, 3072, {{0, 1536}, {1536, 1536}}},
+          {"down", 1536, 576, {{0, 576}}}}},
+        {"1B",
+         {{"qkv", 2048, 3072, {{0, 2048}, {2048, 512}, {2560, 512}}},
+          {"o", 2048, 2048, {{0, 2048}}},
+          {"gate_up", 2048, 16384, {{0, 8192}, {8192, 8192}}},
+          {"down", 8192, 2048, {{0, 2048}}}}}};
+    fmt::print("\n{:20} {:>4} {:>9} {:>9} {:>9} {:>8} {:>7}\n", "lora_backward T=512", "rank", "linear us",
+               "dx us", "lora us", "GFLOP/s", "% both");
+    for (const auto& [model, sites] : models) {
+      for (const int64_t rank : {16, 64}) {
+        double both = 0.0;
+        double lora = 0.0;
+        for (const Site& site : sites) {
+          const auto t =
+              lora_backward(fmt::format("{} {}", model, site.name), site.k, site.n, site.ranges, rank);
+          both += t[0].best + t[1].best;
+          lora += t[2].best;
+        }
+        fmt::print("{:20} {:4} {:>37.1f} {:>16.1f}\n", fmt::format("{} layer", model), rank, lora * 1e6,
+                   100 * lora / both);
+      }
+    }
+  }
+
+  std::vector<Timing> lora_backward(const std::string& name, int64_t k, int64_t n,
+                                    const std::vector<std::pair<int64_t, int64_t>>& ranges, int64_t rank) {
+    constexpr int64_t kRows = 512;
+    const Checkpoint checkpoint(DType::kBf16, n, k);
+    const auto weight = backend_->pack_weight(checkpoint.source, WeightFormat::kBf16);
+    const auto x = random_floats(kRows * k, 1), dy = random_floats(kRows * n, 2);
+    std::vector<float> y(dy.size()), dx(x.size());
+    const auto pairs_count = static_cast<int64_t>(ranges.size());
+    auto a = random_floats(pairs_count * rank * k, 3), b = random_floats(n * rank, 4);
+    auto da = a, db = b;
+    std::vector<LoraGradient> pairs;
+    double flop = 0.0;
+    for (int64_t i = 0; i < pairs_count; ++i) {
+      const auto& [begin, count] = ranges[static_cast<size_t>(i)];
+      pairs.push_back({begin, count, 0.5f, Mat(a.data() + i * rank * k, rank, k),
+                       Mat(b.data() + begin * rank, count, rank), Mat(da.data() + i * rank * k, rank, k),
+                       Mat(db.data() + begin * rank, count, rank)});
+      flop += static_cast<double>(kRows * rank * (6 * k + 4 * count));
+    }
+    const auto t =
+        time_in_turns({[&] {
+                         backend_->linear({y.data(), kRows, n}, {x.data(), kRows, k}, *weight, {});
+                       },
+                       [&] {
+                         backend_->linear_dx({dx.data(), kRows, k}, {dy.data(), kRows, n}, *weight, false);
+                       },
+                       [&] {
+                         backend_->lora_backward({dx.data(), kRows, k}, {dy.data(), kRows, n},
+                                                 {x.data(), kRows, k}, pairs, DType::kBf16);
+                       }});
+    fmt::print("{:20} {:4} {:9.1f} {:9.1f} {:9.1f} {:8.1f} {:7.1f}\n", name, rank, t[0].best * 1e6,
+               t[1].best * 1e6, t[2].best * 1e6, flop / t[2].best * 1e-9,
+               100 * t[2].best / (t[0].best + t[1].best));
+    return t;
+  }
+
+  void training_pointwise() {
+    fmt::print("\n{:24} {:>6} {:>9} {:>9} {:>7}\n", "training", "rows", "best us", "median us", "GB/s");
+    const auto report = [&](const char* name, int64_t rows, int64_t bytes, auto body) {
+      const Timing t = time_calls(options_.seconds, [&](int) { body(); });
+      fmt::print("{:24} {:6} {:9.1f} {:9.1f} {:7.1f}\n", name, rows, t.best * 1e6, t.median * 1e6,
+                 static_cast<double>(bytes) / t.best * 1e-9);
+    };
+    for (const int64_t vocabulary : {49152, 128256}) {
+      constexpr int64_t kRows = 128;
+      const auto fresh = random_floats(kRows * vocabulary, 1);
+      auto logits = fresh;
+      const std::vector<int32_t> targets(kRows, 17);
+      const std::vector<float> weights(kRows, 1.0f);
+      std::vector<float> loss(kRows);
+      report(vocabulary < 100000 ? "cross_entropy 49152" : "cross_entropy 128256", kRows,
+             kRows * vocabulary * 8, [&] {
+               backend_->cross_entropy(loss, {logits.data(), kRows, vocabulary}, targets, weights);
+             });
+    }
+    constexpr int64_t kRows = 512;
+    const auto x = random_floats(kRows * 16384, 2);
+    auto y = random_floats(kRows * 16384, 3);
+    const std::vector<uint64_t> keys(kRows, 5);
+    for (const int64_t f : {1536, 8192}) {
+      report(f == 1536 ? "glu_backward 1536" : "glu_backward 8192", kRows, kRows * f * 20, [&] {
+        backend_->glu_backward({y.data(), kRows, 2 * f}, {x.data(), kRows, f}, {x.data(), kRows, 2 * f},
+                               GluActivation::kSilu);
+      });
+    }
+    for (const int64_t d : {576, 2048}) {
+      report(d == 576 ? "rmsnorm_backward 576" : "rmsnorm_backward 2048", kRows, kRows * d * 16, [&] {
+        backend_->rmsnorm_backward({y.data(), kRows, d}, {x.data(), kRows, d}, {x.data(), kRows, d},
+                                   std::span(x).subspan(0, static_cast<size_t>(d)), 1e-5f);
+      });
+    }
+    report("dropout 576", kRows, kRows * 576 * 8, [&] {
+      backend_->dropout({y.data(), kRows, 576}, {x.data(), kRows, 576}, 0.1f, {keys, 1}, false);
+    });
+    std::vector<float> p(size_t{5} << 20), m(p.size()), v(p.size()), g(p.size());
+    const auto bytes = static_cast<int64_t>(p.size()) * 28;
+    report("adamw 5M", 1, bytes, [&] { backend_->adamw(p, m, v, g, {.learning_rate = 1e-3f}); });
+    report("sum_squares 5M", 1, bytes / 7, [&] { backend_->sum_squares(p); });
+    report("lora_merge 3072x576 r16", 3072, 3072 * 576 * 8, [&] {
+      backend_->lora_merge({y.data(), 3072, 576}, {x.data(), 16, 576}, {x.data(), 3072, 16}, 0.5f);
+    });
+  }
+
   Options options_;
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<TrainingBackend> backend_;
+  ThreadPool pool_;
   Peaks peaks_;
   double bandwidth_ = 0.0;
 };

@@ -132,12 +132,42 @@ POLYLORA_INLINE void write_lanes(Vec sum, const GemmArgs& a, int64_t m, int64_t 
   store_n(y, sum, lanes);
 }
 
+template <bool kAdd, int kRows, int kCols>
+POLYLORA_INLINE void write_whole(const Vec (&acc)[kRows][kCols], float* y, int64_t stride) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, y += stride) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kCols; ++c) {
+      float* at = y + c * kLanes;
+      store(at, kAdd ? add(acc[r][c], load(at)) : acc[r][c]);
+    }
+  }
+}
+
 template <int kRows, int kCols>
 POLYLORA_INLINE void write_tile(const Vec (&acc)[kRows][kCols], const GemmArgs& a, const Tile& at) {
+  const int64_t n = at.p_begin * kLanes;
+  if (a.bias == nullptr && a.cols - n >= kCols * kLanes) {
+    float* y = a.y + at.m_begin * a.y_stride + n;
+    a.accumulate ? write_whole<true>(acc, y, a.y_stride) : write_whole<false>(acc, y, a.y_stride);
+    return;
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) write_lanes(acc[r][c], a, at.m_begin + r, (at.p_begin + c) * kLanes);
+  }
+}
+
+/// Asks for the lines that the tile will write. Left to themselves the stores would miss one after another:
+/// with short sums that, not the products, is what a large batch would wait for.
+template <int kRows, int kCols>
+POLYLORA_INLINE void prefetch_tile(const GemmArgs& a, const Tile& at) {
+  const float* y = a.y + at.m_begin * a.y_stride + at.p_begin * kLanes;
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, y += a.y_stride) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kCols; ++c) __builtin_prefetch(y + c * kLanes, 1);
   }
 }
 
@@ -159,6 +189,7 @@ struct FloatTile {
   static void run(const GemmArgs& a, const Tile& at) {
     const Grid grid{a.panels + static_cast<size_t>(at.p_begin) * a.panel_bytes, a.panel_bytes, kRowBytes,
                     at.prefetch_ahead};
+    if constexpr (kRows > 2) prefetch_tile<kRows, kCols>(a, at);
     Vec acc[kRows][kCols];
     clear(acc);
     accumulate<Kind>(acc, grid, (a.k + Kind::kStep - 1) / Kind::kStep,
