@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "tune/chat_format.h"
 #include "tune/export_format.h"
 #include "tune/tensor_stream.h"
 
@@ -98,12 +99,17 @@ void check_space(const fs::path& folder, uint64_t bytes) {
 ExportReport export_model(const ExportConfig& config, const ProgressFn& progress,
                           const std::atomic<bool>* cancelled) {
   refuse_own_folder(config);
+  if (!config.template_name.empty())
+    find_chat_format(config.template_name);  // a typing error costs no export
   const BaseTensors base(config.model_name_or_path);
   const std::vector<PeftAdapter> adapters = open_adapters(config);
   const MergePlan plan(base, adapters);
   const Dtypes dtypes = choose_dtypes(config, base);
   const ExportFolder folder(config.export_dir);
-  return export_safetensors({config, base, adapters, plan, dtypes.load, dtypes.write, progress, cancelled});
+  const ExportJob job = {config, base, adapters, plan, dtypes.load, dtypes.write, progress, cancelled};
+  if (config.format == "gguf") return export_gguf(job);
+  if (config.format == "gguf-lora") return export_gguf_lora(job);
+  return export_safetensors(job);
 }
 
 }  // namespace polylora
