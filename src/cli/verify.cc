@@ -25,6 +25,7 @@ void add_flags(FlagSet& flags, VerifyFlags& values) {
   flags.positional("base", values.base, "base model: a Hugging Face folder or a .gguf file");
   flags.positional("adapter", values.adapter, "adapter folder");
   flags.positional("merged", values.merged, "merged model: a folder or a .gguf file");
+  flags.group("Options");
   flags.integer("--prompts", options.prompts, 1, "token sequences to run");
   flags.integer("--tokens", options.tokens, 1, "positions to compare in each");
   flags.choice("--dtype", options.dtype, {"bfloat16", "float32"}, "what to compute in");

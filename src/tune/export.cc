@@ -1,5 +1,10 @@
 #include "tune/export.h"
 
+#include <signal.h>
+
+#include <cerrno>
+#include <charconv>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -65,6 +70,29 @@ std::vector<PeftAdapter> open_adapters(const ExportConfig& config) {
   return adapters;
 }
 
+/// Whether "model.safetensors.tmp-PID-N" (AtomicFile's temporary name) belongs to a process that is gone.
+bool is_abandoned(const std::string& name) {
+  constexpr std::string_view kMark = ".tmp-";
+  const size_t mark = name.find(kMark);
+  if (mark == std::string::npos) return false;
+  const std::string target = name.substr(0, mark);
+  if (!target.ends_with(".safetensors") && !target.ends_with(".gguf")) return false;
+  int pid = 0;
+  const char* digits = name.data() + mark + kMark.size();
+  const auto parsed = std::from_chars(digits, name.data() + name.size(), pid);
+  return parsed.ec == std::errc() && pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH;
+}
+
+/// An export that was killed cannot tidy up; the next one into the same folder does.
+void remove_abandoned_files(const fs::path& folder) {
+  std::vector<fs::path> abandoned;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (is_abandoned(entry.path().filename().string())) abandoned.push_back(entry.path());
+  }
+  std::error_code ignored;
+  for (const fs::path& path : abandoned) fs::remove(path, ignored);
+}
+
 /// A folder made for the export goes away with an export that fails.
 class ExportFolder {
  public:
@@ -72,7 +100,9 @@ class ExportFolder {
     std::error_code error;
     created_ = fs::create_directories(path, error);
     if (error || !fs::is_directory(path))
-      fail(ErrorCode::kIo, "cannot make export_dir {}: {}", path.string(), error.message());
+      fail(ErrorCode::kIo, "cannot make export_dir {}: {}", path.string(),
+           error ? error.message() : "there is a file of that name");
+    remove_abandoned_files(path);
   }
   ~ExportFolder() {
     std::error_code ignored;

@@ -1,6 +1,8 @@
 // What an export leaves on the disk, and that it computes what base and adapter computed.
 #include "tune/export.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
@@ -331,6 +333,18 @@ TEST(Export, InterruptedItLeavesNothing) {
   expect_error(ErrorCode::kUnavailable, {"interrupted"}, [&] { export_model(config, {}, &cancelled); });
   EXPECT_THAT(names_in(parent.path() / "out"), testing::ElementsAre("model.safetensors"));
   EXPECT_EQ(read_text_file(parent.path() / "out/model.safetensors"), "the old one");
+}
+
+TEST(Export, WhatAKilledExportLeftIsRemoved) {
+  const TempFolder out;
+  const std::string mine = fmt::format("model.safetensors.tmp-{}-99", ::getpid());
+  out.write("model.safetensors.tmp-2147483647-0", "no process has this number");
+  out.write(mine, "this one is alive");
+  out.write("notes.tmp-2147483647-0", "not a weight file");
+  export_model(job(model("llama_plain_tied"), {}, out.path()));
+  EXPECT_FALSE(fs::exists(out.path() / "model.safetensors.tmp-2147483647-0"));
+  EXPECT_TRUE(fs::exists(out.path() / mine));
+  EXPECT_TRUE(fs::exists(out.path() / "notes.tmp-2147483647-0"));
 }
 
 TEST(ExportGguf, ComputesTheSameAsTheFolder) {
