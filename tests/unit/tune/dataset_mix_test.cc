@@ -28,6 +28,7 @@ TEST(MixDatasets, ConcatenatesOrTakesTurns) {
   EXPECT_THAT(mixed({2, 1}, "concat"), ElementsAre("a0", "a1", "b0"));
   EXPECT_THAT(mixed({3, 2}, "interleave_under"), ElementsAre("a0", "b0", "a1", "b1"));
   EXPECT_THAT(mixed({3, 2}, "interleave_over"), ElementsAre("a0", "b0", "a1", "b1", "a2", "b0"));
+  EXPECT_THAT(mixed({3, 2}, "interleave_once"), ElementsAre("a0", "b0", "a1", "b1", "a2"));
   EXPECT_THAT(mixed({2, 0}, "interleave_over"), ElementsAre("a0", "a1"));
   EXPECT_THAT(mixed({0, 0}, "interleave_over"), IsEmpty());
 }
@@ -45,6 +46,12 @@ TEST(MixDatasets, DrawsUntilOneOrAllHaveRunOut) {
                                                          [](const auto& s) { return s[0] == 'a'; })) /
                        static_cast<double>(over.size());
   EXPECT_NEAR(share, 0.9, 0.06);
+}
+
+TEST(MixDatasets, DrawsEverythingOnce) {
+  const std::vector<std::string> once = mixed({50, 50}, "interleave_once", {0.9, 0.1});
+  EXPECT_EQ(once.size(), 100U);
+  EXPECT_EQ(std::set<std::string>(once.begin(), once.end()).size(), 100U);
 }
 
 TEST(MixDatasets, ChecksItsOptions) {

@@ -189,6 +189,19 @@ TEST_F(LoadTrainingData, SaysWhatIsWrong) {
   EXPECT_THAT(load().report.front(), HasSubstr("messages are used as they are"));
 }
 
+TEST_F(LoadTrainingData, NamesTheRecordThatAChatTemplateRefuses) {
+  folder_.write("ten.jsonl", records("t", 100) + R"({"instruction": "x", "output": "y", "system": "s"})");
+  folder_.write("dataset_info.json", R"({"ten": {"file_name": "ten.jsonl",
+      "columns": {"prompt": "instruction", "response": "output", "system": "system"}}})");
+  config_.dataset = {"ten"};
+  config_.template_name.clear();
+  model_.text.chat_template =
+      "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif "
+      "%}"
+      "{{ m['content'] }}{% endfor %}";
+  EXPECT_THAT(refusal(), HasSubstr("ten.jsonl: row 101: no system here"));
+}
+
 TEST_F(LoadTrainingData, IsTheSameOnAnyNumberOfThreads) {
   folder_.write("ten.jsonl", records("t", 500));
   config_.dataset = {"ten"};
