@@ -13,4 +13,7 @@ int edit_distance(std::string_view a, std::string_view b);
 /// The candidate closest to `word`, or "" when none is close enough to be what was meant.
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates);
 
+/// "; did you mean X?" with the nearest candidate, or "" without one: the end of a message.
+std::string suggestion(std::string_view word, const std::vector<std::string>& candidates);
+
 }  // namespace polylora

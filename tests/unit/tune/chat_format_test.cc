@@ -1,5 +1,5 @@
 // What each named format puts around messages: strings written down from LLaMA-Factory's definitions.
-#include "tune/chat_format.h"
+#include "tune/data/chat_format.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
