@@ -24,14 +24,14 @@ void add_flags(FlagSet& flags, VerifyFlags& values) {
   flags.positional("base", values.base, "base model: a Hugging Face folder or a .gguf file");
   flags.positional("adapter", values.adapter, "adapter folder");
   flags.positional("merged", values.merged, "merged model: a folder or a .gguf file");
-  flags.integer("prompts", options.prompts, 1, "token sequences to run");
-  flags.integer("tokens", options.tokens, 1, "positions to compare in each");
-  flags.choice("dtype", options.dtype, {"bfloat16", "float32"}, "what to compute in");
-  flags.number("tolerance", options.tolerance,
+  flags.integer("--prompts", options.prompts, 1, "token sequences to run");
+  flags.integer("--tokens", options.tokens, 1, "positions to compare in each");
+  flags.choice("--dtype", options.dtype, {"bfloat16", "float32"}, "what to compute in");
+  flags.number("--tolerance", options.tolerance,
                "largest mean KL divergence, in nats, that counts as agreement; rounding to bfloat16 costs "
                "about 0.001, another adapter 0.1 and more");
-  flags.integer("threads", options.backend.threads, 0, "0: one per core");
-  flags.text("out", values.out, "FILE",
+  flags.integer("--threads", options.backend.threads, 0, "0: one per core");
+  flags.text("--out", values.out, "FILE",
              "where to write the result (default: verify.json beside the merged model)");
 }
 
