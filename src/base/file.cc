@@ -36,6 +36,8 @@ class FileDescriptor {
   int fd_;
 };
 
+constexpr off_t kWriteback = off_t{1} << 20;
+
 size_t regular_file_size(const FileDescriptor& file, const std::filesystem::path& path) {
   struct stat info {};
   if (::fstat(file.get(), &info) != 0) fail_errno("stat", path);
@@ -115,6 +117,7 @@ void AtomicFile::write(std::string_view bytes) {
 }
 
 void AtomicFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
+  const auto begin = static_cast<off_t>(offset), size = static_cast<off_t>(bytes.size());
   while (!bytes.empty()) {
     const ssize_t put = ::pwrite(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (put < 0 && errno == EINTR) continue;
@@ -122,6 +125,8 @@ void AtomicFile::write_at(uint64_t offset, std::span<const std::byte> bytes) {
     bytes = bytes.subspan(static_cast<size_t>(put));
     offset += static_cast<uint64_t>(put);
   }
+  // So that commit() has little left to wait for. A hint: where it does nothing, nothing is lost.
+  if (size >= kWriteback) ::sync_file_range(fd_, begin, size, SYNC_FILE_RANGE_WRITE);
 }
 
 void AtomicFile::commit() {

@@ -14,13 +14,6 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-fs::path resolve_path(const std::string& text) {
-  const char* home = std::getenv("HOME");
-  fs::path path = text;
-  if (home != nullptr && (text == "~" || text.starts_with("~/"))) path = home + text.substr(1);
-  return fs::exists(path) ? fs::absolute(path) : path;
-}
-
 [[noreturn]] void fail_fields(const std::string& item, std::string_view why) {
   fail(ErrorCode::kInvalidArgument, "Invalid fields for --lora-modules: {} - {}", item, why);
 }
@@ -40,7 +33,7 @@ LoraModule module_from_json(const json& object, const std::string& item) {
     if (!object.contains(key)) fail_fields(item, fmt::format("'{}' is missing", key));
   }
   const auto base = object.find("base_model_name");
-  return {object["name"], resolve_path(object["path"]),
+  return {object["name"], resolve_adapter_path(object["path"]),
           base == object.end() || base->is_null() ? "" : base->get<std::string>()};
 }
 
@@ -78,8 +71,8 @@ void append_folder(const fs::path& folder, std::vector<LoraModule>& modules) {
 void append_item(const std::string& item, std::vector<LoraModule>& modules) {
   const size_t equals = item.find('=');
   if (equals != std::string::npos && item.find(',') == std::string::npos) {
-    modules.push_back({item.substr(0, equals), resolve_path(item.substr(equals + 1)), ""});
-  } else if (const fs::path folder = resolve_path(item); fs::is_directory(folder)) {
+    modules.push_back({item.substr(0, equals), resolve_adapter_path(item.substr(equals + 1)), ""});
+  } else if (const fs::path folder = resolve_adapter_path(item); fs::is_directory(folder)) {
     append_folder(folder, modules);
   } else {
     append_json(item, modules);
@@ -98,6 +91,13 @@ void add_to_registry(AdapterRegistry& registry, const LoraModule& module, const 
 }
 
 }  // namespace
+
+fs::path resolve_adapter_path(const std::string& text) {
+  const char* home = std::getenv("HOME");
+  fs::path path = text;
+  if (home != nullptr && (text == "~" || text.starts_with("~/"))) path = home + text.substr(1);
+  return fs::exists(path) ? fs::absolute(path) : path;
+}
 
 std::vector<LoraModule> parse_lora_modules(const std::vector<std::string>& items) {
   std::vector<LoraModule> modules;

@@ -24,6 +24,9 @@ struct LoraModule {
 /// Empty items are skipped; `~` stands for the home folder. Throws kInvalidArgument for anything else.
 std::vector<LoraModule> parse_lora_modules(const std::vector<std::string>& items);
 
+/// `~` is the home folder; a path that exists becomes absolute.
+std::filesystem::path resolve_adapter_path(const std::string& text);
+
 /// Registers all of them: first the headers of all, so that no bad adapter waits for its first request, then
 /// the weights, in order, as far as they fit `preload_bytes`; the rest is read on first use. `served_names`
 /// are the base model's. Throws what the registry throws, naming the adapter.

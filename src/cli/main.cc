@@ -24,12 +24,13 @@ struct Verb {
 
 int run_help(const Arguments& arguments);
 
-constexpr std::array<Verb, 7> kVerbs = {{
+constexpr std::array<Verb, 8> kVerbs = {{
     {"train", "fine-tune a LoRA adapter as a LLaMA-Factory YAML says", run_train},
     {"export", "merge adapters into their base as a LLaMA-Factory YAML says", run_export},
     {"verify", "measure that a merged model answers as its base with the adapter", run_verify},
     {"serve", "serve a model and its adapters over HTTP (OpenAI- and vLLM-compatible)", run_serve},
     {"chat", "talk to a model and its adapters in the terminal", run_chat},
+    {"bench", "measure what this machine makes of it", run_bench},
     {"version", "print the version", run_version},
     {"help", "print this", run_help},
 }};

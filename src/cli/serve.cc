@@ -6,6 +6,7 @@
 #include <chrono>
 #include <csignal>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "cli/kv_size.h"
 #include "cli/load.h"
 #include "cli/lora_modules.h"
+#include "cli/lora_watch.h"
 #include "cli/memory.h"
 #include "cli/serve_flags.h"
 #include "cli/signals.h"
@@ -69,6 +71,20 @@ void report_adapters(const AdapterRegistry& registry) {
   }
 }
 
+void report_watched(const std::vector<WatchedFolder>& folders) {
+  std::string label = "watching";
+  for (const WatchedFolder& folder : folders) {
+    report(label, "{}: served as {}@STEP and {}", folder.path.string(), folder.name, folder.name);
+    label.clear();
+  }
+}
+
+LoraPublisher::Reports watch_reports(Server& server) {
+  return {.removed = [&server](const std::string& name) { server.adapter_removed(name); },
+          .info = [](const std::string& line) { spdlog::info("{}", line); },
+          .warning = [](const std::string& line) { spdlog::warn("{}", line); }};
+}
+
 /// First signal: drain. Second: quit.
 std::function<void()> stop_handler(Server& server, int drain_seconds) {
   return [&server, drain_seconds, stopping = false]() mutable {
@@ -86,6 +102,7 @@ void serve(ServeFlags& flags) {
   spdlog::set_default_logger(spdlog::stderr_color_mt("polylora"));
 
   const std::vector<LoraModule> modules = parse_lora_modules(flags.lora_modules);
+  const std::vector<WatchedFolder> watched = parse_lora_watch(flags.lora_watch, flags.served_model_name);
   const Clock::time_point start = Clock::now();
   const LoadedModel loaded = load_with_progress(flags.load);
   const ModelConfig& config = loaded.model->config;
@@ -95,13 +112,19 @@ void serve(ServeFlags& flags) {
   AdapterRegistry registry(config, *loaded.backend, flags.adapters);
   load_lora_modules(registry, modules, flags.served_model_name,
                     std::min(kPreloadBytes, flags.adapters.memory_bytes));
+  LoraPublisher publisher(registry, watched, flags.served_model_name);
+  publisher.scan(Clock::now());  // what is there already is served from the first request on
   Engine engine(*loaded.model, *loaded.backend, registry, flags.engine);
   Server server(engine, registry, served_model(loaded, flags), flags.server);
 
   report_model(loaded, flags);
   report_memory(loaded, engine, flags);
   report_adapters(registry);
+  report_watched(watched);
   report("loaded in", "{:.1f} s", std::chrono::duration<double>(Clock::now() - start).count());
+  publisher.set_reports(watch_reports(server));
+  std::optional<LoraWatch> watch;
+  if (!watched.empty()) watch.emplace(publisher);
   const SignalWatcher::Scope scope(signals, stop_handler(server, flags.shutdown_timeout_s));
   print_line(fmt::format("polylora is listening on {}", server.url()));
   server.run();

@@ -97,6 +97,8 @@ void add_lora_config(FlagSet& flags, ServeFlags& values) {
   flags.toggle("--enable-lora", values.server.enable_lora, "serve adapters");
   flags.list("--lora-modules", values.lora_modules, "ITEM",
              "NAME=PATH, JSON {\"name\",\"path\"}, a JSON list, or a folder of adapters");
+  flags.list("--lora-watch", values.lora_watch, "[NAME=]DIR",
+             "output folders of training: each checkpoint-N is served as NAME@N once it is there");
   flags.integer("--max-loras", values.engine.max_loras, 0, "distinct adapters in one step; 0: any number");
   flags.custom("--max-lora-rank", "N", "largest rank to accept; 0: any",
                fmt::to_string(values.adapters.max_lora_rank), [&values](const std::string& text) {
@@ -175,7 +177,7 @@ void read_environment(ServerOptions& server) {
 }
 
 void check_combinations(const ServeFlags& values) {
-  if (!values.lora_modules.empty() && !values.server.enable_lora) {
+  if (!(values.lora_modules.empty() && values.lora_watch.empty()) && !values.server.enable_lora) {
     fail(ErrorCode::kInvalidArgument, "LoRA is not enabled. Use --enable-lora to enable LoRA.");
   }
   const int most_in_memory = values.adapters.max_cpu_loras;

@@ -34,6 +34,7 @@ struct ModelFlags {
 struct ServeFlags : ModelFlags {
   ServerOptions server;
   std::vector<std::string> served_model_name;  // empty: the model's path
+  std::vector<std::string> lora_watch;         // as given
   int shutdown_timeout_s = 30;
   bool disable_access_log = false;
 

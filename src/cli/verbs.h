@@ -11,6 +11,7 @@ int run_serve(const Arguments& arguments);
 int run_chat(const Arguments& arguments);
 int run_export(const Arguments& arguments);
 int run_verify(const Arguments& arguments);
+int run_bench(const Arguments& arguments);
 int run_version(const Arguments& arguments);
 
 }  // namespace polylora

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "base/error.h"
 #include "base/file.h"
 #include "cli/console.h"
 #include "cli/verbs.h"
@@ -24,6 +25,7 @@ void add_flags(FlagSet& flags, VerifyFlags& values) {
   flags.positional("base", values.base, "base model: a Hugging Face folder or a .gguf file");
   flags.positional("adapter", values.adapter, "adapter folder");
   flags.positional("merged", values.merged, "merged model: a folder or a .gguf file");
+  flags.group("Options");
   flags.integer("--prompts", options.prompts, 1, "token sequences to run");
   flags.integer("--tokens", options.tokens, 1, "positions to compare in each");
   flags.choice("--dtype", options.dtype, {"bfloat16", "float32"}, "what to compute in");
@@ -61,6 +63,8 @@ int run_verify(const Arguments& arguments) {
                 "Compares a merged model with its base and adapter, on the logits of some sequences.");
   add_flags(flags, values);
   if (!flags.parse(arguments)) return 0;
+  if (values.base.empty() || values.adapter.empty() || values.merged.empty())
+    fail(ErrorCode::kInvalidArgument, "verify takes three paths: polylora verify BASE ADAPTER MERGED");
   values.options.base = values.base;
   values.options.adapter = values.adapter;
   values.options.merged = values.merged;

@@ -12,7 +12,7 @@
 namespace polylora {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::json;  // looks members up fast, unlike ordered_json
 
 // tokenizer.ggml.token_type
 constexpr int32_t kNormal = 1, kControl = 3, kUserDefined = 4, kUnused = 5;
@@ -114,9 +114,8 @@ std::string named_token(const Json& config, const char* key) {
 
 void add_special_ids(const Vocabulary& vocabulary, const ModelConfig& config, const TextAssets& text,
                      const std::string& where, GgufMetadata& metadata) {
-  const Json names = text.tokenizer_config_json.empty()
-                         ? Json::object()
-                         : parse_ordered_json(text.tokenizer_config_json, where);
+  const Json names =
+      text.tokenizer_config_json.empty() ? Json::object() : parse_json(text.tokenizer_config_json, where);
   const int64_t eos = vocabulary.find(text.eos_token);
   const std::pair<const char*, int64_t> ids[] = {
       {"tokenizer.ggml.bos_token_id", vocabulary.find(text.bos_token)},
@@ -197,7 +196,7 @@ void add_gguf_tokenizer(const ModelConfig& config, const TextAssets& text, const
       metadata.emplace_back("tokenizer.ggml.eos_token_id", number(config.eos_token_ids.front()));
     return;
   }
-  const Json tokenizer = parse_ordered_json(text.tokenizer_json, where);
+  const Json tokenizer = parse_json(text.tokenizer_json, where);
   if (!is_byte_level_bpe(tokenizer)) {
     fail(ErrorCode::kUnsupported,
          "{}: only byte-level BPE tokenizers are written to GGUF; export safetensors and convert the folder "

@@ -148,16 +148,16 @@ const std::vector<std::string>& read_tokens(const GgufFile& gguf, int vocab_size
 }
 
 /// Equal apart from trim_offsets, which moves offsets and no tokens.
-bool splits_alike(Json a, Json b) {
-  const auto simplify = [](Json& json, const auto& self) -> void {
+bool splits_alike(nlohmann::json a, nlohmann::json b) {
+  const auto simplify = [](nlohmann::json& json, const auto& self) -> void {
     if (json.is_object()) json.erase("trim_offsets");
     if (json.is_structured()) {
-      for (Json& child : json) self(child, self);
+      for (nlohmann::json& child : json) self(child, self);
     }
   };
   simplify(a, simplify);
   simplify(b, simplify);
-  return nlohmann::json(a) == nlohmann::json(b);  // whatever the order of members
+  return a == b;
 }
 
 std::string to_text(const Json& json) {
@@ -210,10 +210,10 @@ void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text)
   text.tokenizer_config_json = to_text(config);
 }
 
-std::string gguf_pre_tokenizer_name(const Json& tokenizer, const std::string& where) {
-  const Json wanted = tokenizer.value("pre_tokenizer", Json());
+std::string gguf_pre_tokenizer_name(const nlohmann::json& tokenizer, const std::string& where) {
+  const nlohmann::json wanted = tokenizer.value("pre_tokenizer", nlohmann::json());
   for (const PreTokenizerRow& row : kPreTokenizers) {
-    if (splits_alike(wanted, row.make())) return std::string(row.name);
+    if (splits_alike(wanted, nlohmann::json(row.make()))) return std::string(row.name);
   }
   fail(ErrorCode::kUnsupported,
        "{}: this pre-tokenizer has no GGUF name; export safetensors and convert the folder with llama.cpp",

@@ -13,6 +13,6 @@ void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text)
 
 /// The reverse for one field: what tokenizer.ggml.pre is for a tokenizer.json's pre-tokenizer. Throws
 /// kUnsupported naming `where` when there is no name for it.
-std::string gguf_pre_tokenizer_name(const nlohmann::ordered_json& tokenizer, const std::string& where);
+std::string gguf_pre_tokenizer_name(const nlohmann::json& tokenizer, const std::string& where);
 
 }  // namespace polylora

@@ -43,22 +43,6 @@ std::string embedded_chat_template(const json& tokenizer_config) {
   return {};
 }
 
-TextAssets read_text_assets(const fs::path& folder) {
-  TextAssets text;
-  text.tokenizer_json = read_if_present(folder / "tokenizer.json");
-  text.tokenizer_config_json = read_if_present(folder / "tokenizer_config.json");
-  const json tokenizer_config = read_json_object_if_present(folder / "tokenizer_config.json");
-  const json special_tokens = read_json_object_if_present(folder / "special_tokens_map.json");
-  text.chat_template = read_if_present(folder / "chat_template.jinja");
-  if (text.chat_template.empty()) text.chat_template = embedded_chat_template(tokenizer_config);
-  for (const json* source : {&tokenizer_config, &special_tokens}) {  // the older file fills what is missing
-    if (text.bos_token.empty()) text.bos_token = token_text(*source, "bos_token");
-    if (text.eos_token.empty()) text.eos_token = token_text(*source, "eos_token");
-  }
-  text.generation_config = read_json_object_if_present(folder / "generation_config.json");
-  return text;
-}
-
 class HfCheckpoint final : public Checkpoint {
  public:
   explicit HfCheckpoint(const fs::path& folder) : folder_(folder) {
@@ -69,7 +53,7 @@ class HfCheckpoint final : public Checkpoint {
     }
     hf_config_ = read_json_file(config_path);
     config_ = parse_model_config(hf_config_, config_path.string());
-    text_ = read_text_assets(folder);
+    text_ = read_hf_text_assets(folder);
     add_generation_eos();
     open_shards();
   }
@@ -140,6 +124,22 @@ class HfCheckpoint final : public Checkpoint {
 };
 
 }  // namespace
+
+TextAssets read_hf_text_assets(const fs::path& folder) {
+  TextAssets text;
+  text.tokenizer_json = read_if_present(folder / "tokenizer.json");
+  text.tokenizer_config_json = read_if_present(folder / "tokenizer_config.json");
+  const json tokenizer_config = read_json_object_if_present(folder / "tokenizer_config.json");
+  const json special_tokens = read_json_object_if_present(folder / "special_tokens_map.json");
+  text.chat_template = read_if_present(folder / "chat_template.jinja");
+  if (text.chat_template.empty()) text.chat_template = embedded_chat_template(tokenizer_config);
+  for (const json* source : {&tokenizer_config, &special_tokens}) {  // the older file fills what is missing
+    if (text.bos_token.empty()) text.bos_token = token_text(*source, "bos_token");
+    if (text.eos_token.empty()) text.eos_token = token_text(*source, "eos_token");
+  }
+  text.generation_config = read_json_object_if_present(folder / "generation_config.json");
+  return text;
+}
 
 std::unique_ptr<Checkpoint> open_hf_checkpoint(const fs::path& folder) {
   return std::make_unique<HfCheckpoint>(folder);

@@ -8,6 +8,9 @@
 
 namespace polylora {
 
+/// The text files of any folder that has them.
+TextAssets read_hf_text_assets(const std::filesystem::path& folder);
+
 std::unique_ptr<Checkpoint> open_hf_checkpoint(const std::filesystem::path& folder);
 
 }  // namespace polylora

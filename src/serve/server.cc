@@ -88,6 +88,8 @@ class Server::Impl {
   uint16_t port() const { return http_.port(); }
   std::string url() const { return http_.url(); }
 
+  void adapter_removed(const std::string& name) { context_.metrics.adapter_unloaded(name); }
+
   void run() {
     http_.run();
     join_all();
@@ -152,6 +154,9 @@ uint16_t Server::port() const {
 }
 std::string Server::url() const {
   return impl_->url();
+}
+void Server::adapter_removed(const std::string& name) {
+  impl_->adapter_removed(name);
 }
 void Server::run() {
   impl_->run();

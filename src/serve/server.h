@@ -71,6 +71,10 @@ class Server {
   uint16_t port() const;    // the bound one
   std::string url() const;  // "http://127.0.0.1:8000"
 
+  /// To be told when an adapter was removed from the registry other than through a route: its metrics go. Any
+  /// thread.
+  void adapter_removed(const std::string& name);
+
   /// Serves until stop(); then refuses new connections, lets running replies finish for at most the drain
   /// time given to stop(), and returns.
   void run();

@@ -19,7 +19,8 @@ struct Conversation {
   std::vector<Message> prompt;  // odd count: user (or observation), assistant, …, user
   std::vector<std::string> answers;
   std::string system;  // empty: none
-  int64_t row = 0;     // in its file, from 1
+  std::string file;    // where it comes from, for messages
+  int64_t row = 0;     // in `file`, from 1
 };
 
 }  // namespace polylora

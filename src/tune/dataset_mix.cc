@@ -20,13 +20,22 @@ Positions concatenate(const std::vector<size_t>& sizes) {
   return result;
 }
 
-Positions take_turns(const std::vector<size_t>& sizes, const std::vector<size_t>& used, bool until_last) {
+/// When interleaving ends, and what becomes of datasets that run out before that.
+enum class Until { kFirstRunsOut, kLastRunsOutRepeating, kLastRunsOutOnce };
+
+Positions take_turns(const std::vector<size_t>& sizes, const std::vector<size_t>& used, Until until) {
   size_t rounds = sizes[used[0]];
-  for (const size_t dataset : used)
-    rounds = until_last ? std::max(rounds, sizes[dataset]) : std::min(rounds, sizes[dataset]);
+  for (const size_t dataset : used) {
+    rounds =
+        until == Until::kFirstRunsOut ? std::min(rounds, sizes[dataset]) : std::max(rounds, sizes[dataset]);
+  }
   Positions result;
   for (size_t round = 0; round < rounds; ++round) {
-    for (const size_t dataset : used) result.push_back({dataset, round % sizes[dataset]});
+    for (const size_t dataset : used) {
+      const bool repeats = round >= sizes[dataset];
+      if (!repeats || until == Until::kLastRunsOutRepeating)
+        result.push_back({dataset, round % sizes[dataset]});
+    }
   }
   return result;
 }
@@ -41,7 +50,7 @@ size_t draw(const std::vector<double>& weights, double uniform) {
   return weights.size() - 1;
 }
 
-Positions draw_turns(const std::vector<size_t>& sizes, const std::vector<size_t>& used, bool until_last,
+Positions draw_turns(const std::vector<size_t>& sizes, const std::vector<size_t>& used, Until until,
                      const std::vector<double>& probabilities, int64_t seed) {
   std::vector<double> weights;
   size_t records = 0;
@@ -56,13 +65,14 @@ Positions draw_turns(const std::vector<size_t>& sizes, const std::vector<size_t>
   Positions result;
   const auto done = [&] {
     const auto count = std::count(exhausted.begin(), exhausted.end(), true);
-    return until_last ? count == static_cast<std::ptrdiff_t>(used.size()) : count > 0;
+    return until == Until::kFirstRunsOut ? count > 0 : count == static_cast<std::ptrdiff_t>(used.size());
   };
-  while (!done()) {
-    // A probability near 0 would repeat the other datasets without end.
-    if (result.size() > 1000 * records)
-      fail(ErrorCode::kInvalidArgument, "interleave_probs would repeat the other datasets 1000 times");
-    const size_t i = draw(weights, picks.uniform(result.size()));
+  for (uint64_t turn = 0; !done(); ++turn) {
+    // A probability near 0 would repeat (or pass over) the other datasets without end.
+    if (turn > 1000 * records)
+      fail(ErrorCode::kInvalidArgument, "interleave_probs would go through the other datasets 1000 times");
+    const size_t i = draw(weights, picks.uniform(turn));
+    if (exhausted[i] && until == Until::kLastRunsOutOnce) continue;
     result.push_back({used[i], next[i]});
     if (++next[i] == sizes[used[i]]) {
       exhausted[i] = true;
@@ -70,6 +80,15 @@ Positions draw_turns(const std::vector<size_t>& sizes, const std::vector<size_t>
     }
   }
   return result;
+}
+
+Until until_of(const std::string& strategy) {
+  if (strategy == "interleave_under") return Until::kFirstRunsOut;
+  if (strategy == "interleave_over") return Until::kLastRunsOutRepeating;
+  if (strategy == "interleave_once") return Until::kLastRunsOutOnce;
+  fail(ErrorCode::kInvalidArgument,
+       "mix_strategy '{}' is not known; use concat, interleave_under, interleave_over or interleave_once",
+       strategy);
 }
 
 void check_probabilities(const std::vector<double>& probabilities, size_t datasets) {
@@ -89,19 +108,15 @@ void check_probabilities(const std::vector<double>& probabilities, size_t datase
 std::vector<DatasetPosition> mix_datasets(const std::vector<size_t>& sizes, const std::string& strategy,
                                           const std::vector<double>& probabilities, int64_t seed) {
   if (sizes.size() <= 1 || strategy == "concat") return concatenate(sizes);
-  if (strategy != "interleave_under" && strategy != "interleave_over") {
-    fail(ErrorCode::kInvalidArgument,
-         "mix_strategy '{}' is not known; use concat, interleave_under or interleave_over", strategy);
-  }
+  const Until until = until_of(strategy);
   check_probabilities(probabilities, sizes.size());
   std::vector<size_t> used;
   for (size_t dataset = 0; dataset < sizes.size(); ++dataset) {
     if (sizes[dataset] > 0) used.push_back(dataset);
   }
   if (used.empty()) return {};
-  const bool until_last = strategy == "interleave_over";
-  return probabilities.empty() ? take_turns(sizes, used, until_last)
-                               : draw_turns(sizes, used, until_last, probabilities, seed);
+  return probabilities.empty() ? take_turns(sizes, used, until)
+                               : draw_turns(sizes, used, until, probabilities, seed);
 }
 
 std::vector<size_t> held_out(size_t count, double val_size, int64_t seed) {

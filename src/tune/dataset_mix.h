@@ -13,9 +13,10 @@ struct DatasetPosition {
 };
 
 /// The order in which records of datasets of these sizes follow each other. `strategy`: concat;
-/// interleave_under (stops when the first dataset has run out) or interleave_over (when the last has; shorter
-/// ones start again). Interleaving takes turns, or draws with `probabilities` (one per dataset, all above 0)
-/// from `seed`. Empty datasets count as run out and are left out.
+/// interleave_under (stops when the first dataset has run out), interleave_over (when the last has; shorter
+/// ones start again) or interleave_once (the same, but nothing comes twice). Interleaving takes turns, or
+/// draws with `probabilities` (one per dataset, all above 0) from `seed`. Empty datasets count as run out and
+/// are left out.
 std::vector<DatasetPosition> mix_datasets(const std::vector<size_t>& sizes, const std::string& strategy,
                                           const std::vector<double>& probabilities, int64_t seed);
 

@@ -1,9 +1,15 @@
 #include "tune/export.h"
 
+#include <signal.h>
+
+#include <cerrno>
+#include <charconv>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
 #include "base/error.h"
+#include "tune/chat_format.h"
 #include "tune/export_format.h"
 #include "tune/tensor_stream.h"
 
@@ -64,6 +70,29 @@ std::vector<PeftAdapter> open_adapters(const ExportConfig& config) {
   return adapters;
 }
 
+/// Whether "model.safetensors.tmp-PID-N" (AtomicFile's temporary name) belongs to a process that is gone.
+bool is_abandoned(const std::string& name) {
+  constexpr std::string_view kMark = ".tmp-";
+  const size_t mark = name.find(kMark);
+  if (mark == std::string::npos) return false;
+  const std::string target = name.substr(0, mark);
+  if (!target.ends_with(".safetensors") && !target.ends_with(".gguf")) return false;
+  int pid = 0;
+  const char* digits = name.data() + mark + kMark.size();
+  const auto parsed = std::from_chars(digits, name.data() + name.size(), pid);
+  return parsed.ec == std::errc() && pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH;
+}
+
+/// An export that was killed cannot tidy up; the next one into the same folder does.
+void remove_abandoned_files(const fs::path& folder) {
+  std::vector<fs::path> abandoned;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (is_abandoned(entry.path().filename().string())) abandoned.push_back(entry.path());
+  }
+  std::error_code ignored;
+  for (const fs::path& path : abandoned) fs::remove(path, ignored);
+}
+
 /// A folder made for the export goes away with an export that fails.
 class ExportFolder {
  public:
@@ -71,7 +100,9 @@ class ExportFolder {
     std::error_code error;
     created_ = fs::create_directories(path, error);
     if (error || !fs::is_directory(path))
-      fail(ErrorCode::kIo, "cannot make export_dir {}: {}", path.string(), error.message());
+      fail(ErrorCode::kIo, "cannot make export_dir {}: {}", path.string(),
+           error ? error.message() : "there is a file of that name");
+    remove_abandoned_files(path);
   }
   ~ExportFolder() {
     std::error_code ignored;
@@ -98,12 +129,17 @@ void check_space(const fs::path& folder, uint64_t bytes) {
 ExportReport export_model(const ExportConfig& config, const ProgressFn& progress,
                           const std::atomic<bool>* cancelled) {
   refuse_own_folder(config);
+  if (!config.template_name.empty())
+    find_chat_format(config.template_name);  // a typing error costs no export
   const BaseTensors base(config.model_name_or_path);
   const std::vector<PeftAdapter> adapters = open_adapters(config);
   const MergePlan plan(base, adapters);
   const Dtypes dtypes = choose_dtypes(config, base);
   const ExportFolder folder(config.export_dir);
-  return export_safetensors({config, base, adapters, plan, dtypes.load, dtypes.write, progress, cancelled});
+  const ExportJob job = {config, base, adapters, plan, dtypes.load, dtypes.write, progress, cancelled};
+  if (config.format == "gguf") return export_gguf(job);
+  if (config.format == "gguf-lora") return export_gguf_lora(job);
+  return export_safetensors(job);
 }
 
 }  // namespace polylora

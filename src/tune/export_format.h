@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <string>
 #include <vector>
 
 #include "base/progress.h"
@@ -31,6 +32,11 @@ ExportReport export_safetensors(const ExportJob& job);
 ExportReport export_gguf(const ExportJob& job);
 /// adapter.gguf: the one adapter, unmerged.
 ExportReport export_gguf_lora(const ExportJob& job);
+
+/// Ollama's Modelfile for the model in `folder`, from the text files there. Nothing without a tokenizer; a
+/// notice when its prompt format cannot be written as one.
+void write_modelfile(const std::filesystem::path& folder, const std::string& template_name,
+                     ExportReport& report);
 
 /// Throws kResourceExhausted unless the folder's disk has room for `bytes`.
 void check_space(const std::filesystem::path& folder, uint64_t bytes);

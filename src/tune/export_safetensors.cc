@@ -185,6 +185,7 @@ ExportReport export_safetensors(const ExportJob& job) {
   } else {
     copy_text_files(job.base.path(), folder);
   }
+  write_modelfile(folder, job.config.template_name, report);
   write_file_atomic(folder / "config.json", make_config(job));  // last: with it the folder is a model
   if (job.plan.unties()) {
     report.notices.push_back(

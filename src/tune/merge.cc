@@ -132,10 +132,9 @@ void RowMerger::merge(const BaseTensor& tensor, std::span<const TensorEdit> edit
                       std::span<const int64_t> rows, Mat out) {
   for (size_t i = 0; i < rows.size(); ++i)
     dequantize_row(tensor.dtype, tensor.row(rows[i]), tensor.cols, out.row(static_cast<int64_t>(i)));
-  round(out);
   for (const TensorEdit& edit : edits) {
+    if (&edit != edits.data() || tensor.dtype != dtype_) round(out);
     apply(edit, rows, out);
-    round(out);
   }
 }
 

@@ -67,7 +67,8 @@ class RowMerger {
   /// `dtype`: what PEFT would have loaded the model in (kF32, kF16, kBf16).
   RowMerger(TrainingBackend& backend, DType dtype) : backend_(backend), dtype_(dtype) {}
 
-  /// out[i] = row rows[i] of the tensor after all edits, each value rounded to the dtype.
+  /// out[i] = row rows[i] of the tensor after all edits. The last step's rounding is left to the caller, who
+  /// narrows the values to the written dtype anyway.
   void merge(const BaseTensor& tensor, std::span<const TensorEdit> edits, std::span<const int64_t> rows,
              Mat out);
 

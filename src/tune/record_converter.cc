@@ -86,6 +86,7 @@ RecordConverter::RecordConverter(const DatasetInfo& info, Stage stage) : info_(i
 std::string RecordConverter::convert(const RawRecord& record, Conversation& conversation) const {
   if (!record.value.is_object()) bad(record, "not a JSON object");
   refuse_unsupported(record);
+  conversation.file = record.file;
   conversation.row = record.row;
   std::string reason = info_.formatting == DatasetFormatting::kAlpaca
                            ? convert_alpaca(record, conversation)

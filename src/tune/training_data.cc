@@ -35,6 +35,17 @@ std::string describe(const DatasetInfo& info, const DatasetRecords& records) {
   return line;
 }
 
+/// What `make` returns; an Error of it (a chat template that refuses the conversation) gets the record's
+/// place.
+template <typename Make>
+auto at_row(const Conversation& record, Make&& make) {
+  try {
+    return make();
+  } catch (const Error& error) {
+    fail(error.code(), "{}: row {}: {}", record.file, record.row, error.what());
+  }
+}
+
 /// All that is made of one sequence of records.
 struct Tokenized {
   std::vector<Example> examples;
@@ -151,13 +162,15 @@ class DataLoader {
     Tokenized result;
     if (config_.stage == Stage::kDpo) {
       result.pairs.resize(records.size());
-      for_each_record(records.size(), config_.threads, what, progress_,
-                      [&](size_t i) { result.pairs[i] = tokenize_pair(*encoder_, records[i], options_); });
+      for_each_record(records.size(), config_.threads, what, progress_, [&](size_t i) {
+        result.pairs[i] = at_row(records[i], [&] { return tokenize_pair(*encoder_, records[i], options_); });
+      });
       return result;
     }
     std::vector<Example> examples(records.size());
-    for_each_record(records.size(), config_.threads, what, progress_,
-                    [&](size_t i) { examples[i] = tokenize_one(records[i]); });
+    for_each_record(records.size(), config_.threads, what, progress_, [&](size_t i) {
+      examples[i] = at_row(records[i], [&] { return tokenize_one(records[i]); });
+    });
     if (config_.stage == Stage::kPt)
       result.examples = config_.packing ? blocks_of(examples) : std::move(examples);
     else

@@ -1,14 +1,11 @@
 // Attention's backward, as FlashAttention-2 has it (Dao 2023): scores are computed again block by block, and
-// P = exp(score - lse) needs no maximum. Included by each kernels_<isa>.cc after kernels.inc.h.
+// P = exp(score - lse) needs no maximum. Part of kernels.inc.h, inside its namespace.
 //
 // With S = scale·Q·Kᵀ, delta = rowsum(dO∘O):  P = exp(S - lse),  dP = dO·Vᵀ,  dS = scale·P∘(dP - delta),
 //   dV = Pᵀ·dO,  dK = dSᵀ·Q,  dQ = dS·K
 // Everything score-shaped is kept transposed, [key][query]: the lanes of a vector are queries, so that lse
 // and delta are vectors, and the rows of Pᵀ and dSᵀ are what the sums over queries broadcast. dQ is summed as
 // dQᵀ for the same reason.
-
-namespace polylora::cpu {
-namespace {
 
 /// out[rows, 16 * panels] = (or += unless `fresh`) x · panelsᵀ over `steps` steps of the panels.
 struct Product {
@@ -237,8 +234,9 @@ class AttentionBackward {
   void visit(int key, bool first_key_block, bool first_query_block) {
     const std::byte* block = a_.keys + static_cast<size_t>(key / kBlock) * a_.block_bytes;
     const int ahead = query_ - key;  // of the first query's position to the first key's
-    for (int begin = 0; begin < padded_queries_; begin += kWide) {
-      const int end = begin + kWide < padded_queries_ ? begin + kWide : padded_queries_;
+    const int queries_each = ahead == 0 ? kLanes : kWide;
+    for (int begin = 0; begin < padded_queries_; begin += queries_each) {
+      const int end = begin + queries_each < padded_queries_ ? begin + queries_each : padded_queries_;
       visit_queries(block, ahead, begin, end, first_key_block);
     }
     // On the diagonal, 16 keys at a time skip the queries before them.
@@ -408,6 +406,3 @@ template <class Kind>
 void attention_backward(const AttentionBackwardArgs& args) {
   AttentionBackward<Kind>(args).run();
 }
-
-}  // namespace
-}  // namespace polylora::cpu

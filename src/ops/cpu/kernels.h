@@ -65,7 +65,7 @@ struct AttentionArgs {
   float scale;
   float softcap;       // 0 = none
   int window;          // 0 = none
-  std::byte* scratch;  // attention_scratch_bytes(heads * tokens, head_dim), 64-byte aligned
+  std::byte* scratch;  // scratch_bytes() of paged_attention.cc, 64-byte aligned
 };
 
 /// Query rows (tokens × heads) of one tile: enough to reuse each key and value, few enough to stay in L1.
@@ -76,7 +76,7 @@ inline constexpr int kAttentionBlock = 64;
 
 /// One block of keys and values of a kv head, in the forms that the backward multiplies, one after the other:
 ///   keys [64][E padded to 16], keys transposed [E padded][64], values [64][E padded], as narrow_<kind> would
-///   write them, zero where the sequence or the head ends. attention_keys_bytes() in all.
+///   write them, zero where the sequence or the head ends.
 struct AttentionKeysArgs {
   const float* k;
   int64_t k_stride;  // floats from token to token
@@ -112,7 +112,7 @@ struct AttentionBackwardArgs {
   float scale;
   float softcap;       // 0 = none
   int window;          // 0 = none
-  std::byte* scratch;  // attention_backward_scratch_bytes(head_dim), 64-byte aligned
+  std::byte* scratch;  // scratch_bytes() of attention_backward.cc, 64-byte aligned
 };
 
 struct RmsnormArgs {

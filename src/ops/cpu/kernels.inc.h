@@ -1,5 +1,5 @@
 // The kernels, once, over the 16-float vector of simd_<isa>.h. Included by each kernels_<isa>.cc after its
-// shim; kernel_table.inc.h comes last.
+// shim.
 //
 // Batch invariance lives here: every output element is one chain of fused (or, on generic, of separate)
 // multiply and add over ascending k, so that tile shapes, batch sizes and threads cannot change a bit of it.
@@ -132,12 +132,42 @@ POLYLORA_INLINE void write_lanes(Vec sum, const GemmArgs& a, int64_t m, int64_t 
   store_n(y, sum, lanes);
 }
 
+template <bool kAdd, int kRows, int kCols>
+POLYLORA_INLINE void write_whole(const Vec (&acc)[kRows][kCols], float* y, int64_t stride) {
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, y += stride) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kCols; ++c) {
+      float* at = y + c * kLanes;
+      store(at, kAdd ? add(acc[r][c], load(at)) : acc[r][c]);
+    }
+  }
+}
+
 template <int kRows, int kCols>
 POLYLORA_INLINE void write_tile(const Vec (&acc)[kRows][kCols], const GemmArgs& a, const Tile& at) {
+  const int64_t n = at.p_begin * kLanes;
+  if (a.bias == nullptr && a.cols - n >= kCols * kLanes) {
+    float* y = a.y + at.m_begin * a.y_stride + n;
+    a.accumulate ? write_whole<true>(acc, y, a.y_stride) : write_whole<false>(acc, y, a.y_stride);
+    return;
+  }
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) write_lanes(acc[r][c], a, at.m_begin + r, (at.p_begin + c) * kLanes);
+  }
+}
+
+/// Asks for the lines that the tile will write, so that its stores need not miss one after another: short
+/// sums leave little time to hide that.
+template <int kRows, int kCols>
+POLYLORA_INLINE void prefetch_tile(const GemmArgs& a, const Tile& at) {
+  const float* y = a.y + at.m_begin * a.y_stride + at.p_begin * kLanes;
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r, y += a.y_stride) {
+#pragma GCC unroll 4
+    for (int c = 0; c < kCols; ++c) __builtin_prefetch(y + c * kLanes, 1);
   }
 }
 
@@ -159,6 +189,7 @@ struct FloatTile {
   static void run(const GemmArgs& a, const Tile& at) {
     const Grid grid{a.panels + static_cast<size_t>(at.p_begin) * a.panel_bytes, a.panel_bytes, kRowBytes,
                     at.prefetch_ahead};
+    if constexpr (kRows > 2) prefetch_tile<kRows, kCols>(a, at);
     Vec acc[kRows][kCols];
     clear(acc);
     accumulate<Kind>(acc, grid, (a.k + Kind::kStep - 1) / Kind::kStep,
@@ -278,27 +309,40 @@ struct TileTable {
 };
 
 constexpr size_t kPrefetchBytes = 4096;
+constexpr size_t kGroupBytes = size_t{256} << 10;  // of panels: a quarter of a large L2, half of a small one
 
-/// Columns outside, rows inside: a pair of panels is read from memory once and then from L2.
+/// One row tile over the panels [p_begin, p_end).
 template <class Kind>
-void gemm(const GemmArgs& a) {
+POLYLORA_INLINE void gemm_row_tile(const GemmArgs& a, int64_t m_begin, int64_t rows, int64_t p_begin,
+                                   int64_t p_end, bool fetches_panels) {
   static constexpr TileTable<Kind, Kind::kMaxCols> kWide;
   static constexpr TileTable<Kind, 1> kNarrow;
+  for (int64_t p = p_begin; p < p_end;) {
+    const bool wide = p_end - p >= Kind::kMaxCols;
+    const int64_t step = wide ? Kind::kMaxCols : 1;
+    // With several row tiles the first one fetches the next panels while it uses these.
+    const size_t ahead = rows == a.rows   ? kPrefetchBytes
+                         : fetches_panels ? static_cast<size_t>(step) * a.panel_bytes
+                                          : 0;
+    (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(a, {m_begin, p, ahead});
+    p += step;
+  }
+}
+
+/// A group of panels that fits L2 is read from memory once; within it rows are outside, so that a tile's x
+/// stays in L1 and its results fill whole stretches of y.
+template <class Kind>
+void gemm(const GemmArgs& a) {
   const int64_t panels = (a.cols + kLanes - 1) / kLanes;
   const int64_t row_tiles = (a.rows + Kind::kMaxRows - 1) / Kind::kMaxRows;
-  for (int64_t p = 0; p < panels;) {
-    const bool wide = panels - p >= Kind::kMaxCols;
-    const int64_t step = wide ? Kind::kMaxCols : 1;
+  const auto fitting = static_cast<int64_t>(kGroupBytes / a.panel_bytes) / Kind::kMaxCols * Kind::kMaxCols;
+  const int64_t group = fitting > Kind::kMaxCols ? fitting : Kind::kMaxCols;
+  for (int64_t p = 0; p < panels; p += group) {
+    const int64_t p_end = p + group < panels ? p + group : panels;
     for (int64_t i = 0; i < row_tiles; ++i) {
       const int64_t begin = a.rows * i / row_tiles;
-      const int64_t rows = a.rows * (i + 1) / row_tiles - begin;
-      // With several row tiles the first one fetches the next panels while it uses these.
-      const size_t ahead = row_tiles == 1 ? kPrefetchBytes
-                           : i == 0       ? static_cast<size_t>(step) * a.panel_bytes
-                                          : 0;
-      (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(a, {begin, p, ahead});
+      gemm_row_tile<Kind>(a, begin, a.rows * (i + 1) / row_tiles - begin, p, p_end, i == 0);
     }
-    p += step;
   }
 }
 
@@ -470,7 +514,8 @@ class Attention {
     if (begin >= end) return;
     const std::byte* keys = page(block);
     score_rows(keys, begin * a_.heads, end * a_.heads);
-    for (int r = begin * a_.heads; r < end * a_.heads; ++r) softmax_row(r, first_key);
+    for (int token = begin; token < end; ++token) raise_maxima(token, first_key);
+    exponentiate(begin * a_.heads, end * a_.heads);
     add_values(keys + a_.value_offset, begin * a_.heads, end * a_.heads);
   }
 
@@ -485,23 +530,34 @@ class Attention {
     }
   }
 
-  void softmax_row(int64_t r, int first_key) {
-    const int position = a_.first_position + static_cast<int>(r) / a_.heads;
-    Vec score = mul(load(scores_ + r * kLanes), splat(a_.scale));
-    if (a_.softcap > 0.0f) score = mul(tanh(div(score, splat(a_.softcap))), splat(a_.softcap));
-    const int begin = first_visible(position) - first_key;
-    const int end = position + 1 - first_key;
-    if (begin > 0 || end < kLanes) {
-      score = keep_lanes(score, splat(-__builtin_inff()), begin > 0 ? begin : 0, end < kLanes ? end : kLanes);
+  /// Scales and masks a token's scores and brings its rows' maxima up to them. Apart from exponentiate(), so
+  /// that a mispredicted branch here does not hold up what is there.
+  void raise_maxima(int token, int first_key) {
+    const int position = a_.first_position + token;
+    const int oldest = first_visible(position) - first_key;
+    const int newest = position - first_key;
+    const int begin = oldest > 0 ? oldest : 0;
+    const int end = newest < kLanes ? newest + 1 : kLanes;
+    for (int64_t r = int64_t{token} * a_.heads; r < int64_t{token + 1} * a_.heads; ++r) {
+      Vec score = mul(load(scores_ + r * kLanes), splat(a_.scale));
+      if (a_.softcap > 0.0f) score = mul(tanh(div(score, splat(a_.softcap))), splat(a_.softcap));
+      if (begin > 0 || end < kLanes) score = keep_lanes(score, splat(-__builtin_inff()), begin, end);
+      store(scores_ + r * kLanes, score);
+      if (any_greater(score, splat(maxima_[r]))) raise_maximum(r, reduce_max(score));
     }
-    const float block_max = reduce_max(score);
-    if (block_max > maxima_[r]) {
-      rescale(r, exp(splat(maxima_[r] - block_max)));
-      maxima_[r] = block_max;
+  }
+
+  void raise_maximum(int64_t r, float maximum) {
+    if (maxima_[r] > -__builtin_inff()) rescale(r, exp(splat(maxima_[r] - maximum)));
+    maxima_[r] = maximum;
+  }
+
+  void exponentiate(int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const Vec p = exp(sub(load(scores_ + r * kLanes), splat(maxima_[r])));
+      const Vec stored = Kind::store_narrow(probabilities_ + static_cast<size_t>(r) * kPStride, p);
+      store(totals_ + r * kLanes, add(load(totals_ + r * kLanes), stored));
     }
-    const Vec p = exp(sub(score, splat(maxima_[r])));
-    const Vec stored = Kind::store_narrow(probabilities_ + static_cast<size_t>(r) * kPStride, p);
-    store(totals_ + r * kLanes, add(load(totals_ + r * kLanes), stored));
   }
 
   void rescale(int64_t r, Vec factor) {
@@ -624,6 +680,34 @@ void rope(float* head, const float* cosine, const float* sine, int64_t half) {
     put_lanes(head + half + i, fma(high, c, mul(low, s)), left);
   }
 }
+
+// clang-format off: in this order
+#include "ops/cpu/attention_backward.inc.h"
+#include "ops/cpu/training_kernels.inc.h"
+// clang-format on
+
+constexpr Kernels kKernels = {
+    .description = kIsaDescription,
+    .gemm = {gemm<FloatTile<F32>>, gemm<FloatTile<Bf16>>, gemm<QuantTile<false, false>>,
+             gemm<QuantTile<false, true>>, gemm<QuantTile<true, false>>, gemm<QuantTile<true, true>>},
+    .narrow_f32 = narrow<F32>,
+    .narrow_bf16 = narrow<Bf16>,
+    .narrow_int8 = narrow_int8<false>,
+    .narrow_int8_min = narrow_int8<true>,
+    .bf16_bytes = kBf16Bytes,
+    .attention_f32 = attention<F32>,
+    .attention_bf16 = attention<Bf16>,
+    .pack_attention_keys_f32 = pack_attention_keys<F32>,
+    .pack_attention_keys_bf16 = pack_attention_keys<Bf16>,
+    .attention_backward_f32 = attention_backward<F32>,
+    .attention_backward_bf16 = attention_backward<Bf16>,
+    .rmsnorm = rmsnorm,
+    .add = add_to,
+    .silu_mul = silu_mul,
+    .gelu_tanh_mul = gelu_tanh_mul,
+    .rope = rope,
+    .training = kTrainingKernels,
+};
 
 }  // namespace
 }  // namespace polylora::cpu

@@ -2,9 +2,6 @@
 #include "ops/cpu/simd_avx2.h"
 // clang-format off
 #include "ops/cpu/kernels.inc.h"
-#include "ops/cpu/attention_backward.inc.h"
-#include "ops/cpu/training_kernels.inc.h"
-#include "ops/cpu/kernel_table.inc.h"
 // clang-format on
 
 namespace polylora::cpu {

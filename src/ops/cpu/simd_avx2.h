@@ -96,6 +96,11 @@ POLYLORA_INLINE float reduce_max(Vec a) {
   four = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
+/// Whether a > b in any lane.
+POLYLORA_INLINE bool any_greater(Vec a, Vec b) {
+  return _mm256_movemask_ps(
+             _mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ))) != 0;
+}
 
 /// `v` in lanes [begin, end), `other` elsewhere.
 POLYLORA_INLINE Vec keep_lanes(Vec v, Vec other, int begin, int end) {

@@ -82,6 +82,10 @@ POLYLORA_INLINE float reduce_add(Vec a) {
 POLYLORA_INLINE float reduce_max(Vec a) {
   return _mm512_reduce_max_ps(a);
 }
+/// Whether a > b in any lane.
+POLYLORA_INLINE bool any_greater(Vec a, Vec b) {
+  return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
+}
 
 /// `v` in lanes [begin, end), `other` elsewhere.
 POLYLORA_INLINE Vec keep_lanes(Vec v, Vec other, int begin, int end) {

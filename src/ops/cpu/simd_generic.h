@@ -103,6 +103,13 @@ POLYLORA_INLINE float reduce_max(Vec a) {
   for (int i = 1; i < kLanes; ++i) largest = largest > a[i] ? largest : a[i];
   return largest;
 }
+/// Whether a > b in any lane.
+POLYLORA_INLINE bool any_greater(Vec a, Vec b) {
+  const IVec greater = a > b;
+  int32_t any = 0;
+  for (int i = 0; i < kLanes; ++i) any |= greater[i];
+  return any != 0;
+}
 
 /// `v` in lanes [begin, end), `other` elsewhere.
 POLYLORA_INLINE Vec keep_lanes(Vec v, Vec other, int begin, int end) {

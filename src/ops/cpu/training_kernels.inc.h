@@ -1,8 +1,4 @@
-// The kernels of training, over the vector and the tiles of kernels.inc.h, after which each kernels_<isa>.cc
-// includes it; what is said there holds here.
-
-namespace polylora::cpu {
-namespace {
+// The kernels of training, but for attention's. Part of kernels.inc.h, inside its namespace.
 
 // --- panels made on the fly
 // -------------------------------------------------------------------------------------
@@ -118,7 +114,7 @@ void transpose_f32(const TransposeArgs& a) {
   }
 }
 
-/// The next two values of each lane, as panel rows; returns what follows them.
+/// The next two values of each lane, as one row of a bf16 panel or two of an f32 one.
 template <class Kind>
 POLYLORA_INLINE void store_two_steps(std::byte* out, Vec first, Vec second) {
   if constexpr (Kind::kStep == 2) {
@@ -414,6 +410,3 @@ constexpr TrainingKernels kTrainingKernels = {
     .sum_squares = sum_squares,
     .lora_merge = lora_merge,
 };
-
-}  // namespace
-}  // namespace polylora::cpu

@@ -16,14 +16,24 @@ int64_t ceil_div(int64_t a, int64_t b) {
   return (a + b - 1) / b;
 }
 
-/// One row of dropout: four elements share a random word.
-template <typename Store>
-void dropout_row(const float* x, int64_t n, uint64_t key, uint64_t stream, uint64_t threshold, float kept,
-                 Store store) {
-  for (int64_t i = 0; i < n; i += 4) {
-    uint64_t bits = random_bits(key, stream, static_cast<uint64_t>(i / 4));
-    for (int64_t j = i; j < std::min(i + 4, n); ++j, bits >>= 16)
-      store(j, (bits & 0xffff) < threshold ? 0.0f : x[j] * kept);
+/// One row of dropout: four elements share a random word. Words are drawn for a run of elements first, so
+/// that they overlap and no branch has to guess which elements fall.
+template <bool kAdd>
+void dropout_row(float* y, const float* x, int64_t n, uint64_t key, uint64_t stream, uint32_t threshold,
+                 float kept) {
+  constexpr int64_t kElements = 64;
+  uint16_t draws[kElements];
+  for (int64_t first = 0; first < n; first += kElements) {
+    const int64_t count = std::min(kElements, n - first);
+    for (int64_t i = 0; i < count; i += 4) {
+      const uint64_t bits = random_bits(key, stream, static_cast<uint64_t>((first + i) / 4));
+      for (int j = 0; j < 4; ++j) draws[i + j] = static_cast<uint16_t>(bits >> (16 * j));
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const float whole = x[first + i] * kept;
+      const float value = draws[i] < threshold ? 0.0f : whole;
+      y[first + i] = kAdd ? y[first + i] + value : value;
+    }
   }
 }
 
@@ -100,18 +110,11 @@ void TrainingOps::scatter_rows(Mat y, ConstMat x, std::span<const int32_t> rows)
 }
 
 void TrainingOps::dropout(Mat y, ConstMat x, float p, const RandomKeys& keys, bool accumulate) {
-  const auto threshold = static_cast<uint64_t>(std::lround(65536.0 * double{p}));
+  const auto threshold = static_cast<uint32_t>(std::lround(65536.0 * double{p}));
   const float kept = 1.0f / (1.0f - p);
+  const auto row = accumulate ? dropout_row<true> : dropout_row<false>;
   for_each(x.rows, x.rows * x.cols * 4, [&](int64_t t) {
-    float* out = y.row(t);
-    const uint64_t key = keys.rows[static_cast<size_t>(t)];
-    if (accumulate) {
-      dropout_row(x.row(t), x.cols, key, keys.stream, threshold, kept,
-                  [out](int64_t i, float value) { out[i] += value; });
-    } else {
-      dropout_row(x.row(t), x.cols, key, keys.stream, threshold, kept,
-                  [out](int64_t i, float value) { out[i] = value; });
-    }
+    row(y.row(t), x.row(t), x.cols, keys.rows[static_cast<size_t>(t)], keys.stream, threshold, kept);
   });
 }
 

@@ -178,5 +178,11 @@ TEST(ServeFlags, Environment) {
   unsetenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE");
 }
 
+TEST(ServeFlags, WatchingNeedsLora) {
+  EXPECT_THAT(refusal({"m", "--lora-watch", "saves/x"}), testing::HasSubstr("--enable-lora"));
+  const ServeFlags flags = parse({"m", "--enable-lora", "--lora-watch", "saves/x", "y=saves/y"});
+  EXPECT_EQ(flags.lora_watch, (std::vector<std::string>{"saves/x", "y=saves/y"}));
+}
+
 }  // namespace
 }  // namespace polylora

@@ -11,6 +11,12 @@
 #include "tune/loss_plot.h"
 #include "tune/model_card.h"
 
+/// Read by the leak sanitizer: fontconfig links what it caches through offsets, which look like leaks.
+extern "C" const char* __lsan_default_suppressions();
+extern "C" const char* __lsan_default_suppressions() {
+  return "leak:libfontconfig\n";
+}
+
 namespace polylora {
 namespace {
 

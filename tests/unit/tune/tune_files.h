@@ -52,4 +52,35 @@ struct TestTokenizer {
   }
 };
 
+/// A byte-level tokenizer that knows the special tokens of every chat format; bos <s>, eos </s>.
+struct FormatTokenizer {
+  std::unique_ptr<Tokenizer> tokenizer;
+  ModelText text;
+
+  FormatTokenizer() {
+    nlohmann::json config = {{"bos_token", "<s>"}, {"eos_token", "</s>"}};
+    int id = 6000;
+    for (const char* token : {"<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>",
+                              "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>", "<start_of_turn>",
+                              "<end_of_turn>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"})
+      config["added_tokens_decoder"][std::to_string(id++)] = {{"content", token}, {"special", true}};
+    tokenizer = Tokenizer::from_json(read_text_file(std::filesystem::path(POLYLORA_TEST_DATA) /
+                                                    "text/tokenizers/deepseek_style/tokenizer.json"),
+                                     config.dump());
+    text.bos_token = "<s>";
+    text.eos_token = "</s>";
+  }
+};
+
+/// The message of the Error that `action` throws; empty when it throws none.
+template <typename Action>
+std::string error_of(Action&& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
 }  // namespace polylora

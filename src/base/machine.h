@@ -1,11 +1,11 @@
-// What the machine can do at best: the yardsticks that bench_ops prints beside its measurements.
+// What the machine can do at best: the yardsticks that benchmarks print beside their measurements.
 #pragma once
 
 #include <cstdint>
 
 #include "base/thread_pool.h"
 
-namespace polylora::bench {
+namespace polylora {
 
 /// GB/s of reading `bytes` of memory once, all threads together.
 double read_bandwidth(ThreadPool& pool, int64_t bytes);
@@ -19,4 +19,4 @@ struct Peaks {
 };
 Peaks measure_peaks(ThreadPool& pool);
 
-}  // namespace polylora::bench
+}  // namespace polylora

@@ -1,0 +1,10 @@
+// The benchmarks of `polylora bench NAME`.
+#pragma once
+
+#include "cli/flag_set.h"
+
+namespace polylora {
+
+int run_bench_train(const Arguments& arguments);
+
+}  // namespace polylora
