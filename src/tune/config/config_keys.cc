@@ -8,7 +8,6 @@
 namespace polylora {
 namespace {
 
-constexpr size_t kLongestKey = 64;
 
 /// Calls `visit(word)` for every non-empty piece; stops when it returns true and says so.
 template <typename Visit>
@@ -86,7 +85,7 @@ std::vector<std::string> ForeignKeyNotices::lines() const {
 std::string unknown_key(const Setting& setting, const std::vector<std::string>& known) {
   const std::string shown = fmt::format("{}: {}", setting.origin, printable(setting.key));
   if (extra_keys_allowed()) return shown + " is unknown and ignored (ALLOW_EXTRA_ARGS)";
-  const std::string guess = setting.key.size() <= kLongestKey ? nearest(setting.key, known) : "";
+  const std::string guess = nearest(setting.key, known);
   fail(ErrorCode::kInvalidArgument, "{}: unknown key; {}", shown,
        guess.empty() ? "docs/training.md lists all" : "did you mean " + guess + "?");
 }

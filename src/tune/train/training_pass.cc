@@ -10,7 +10,7 @@ namespace {
 
 /// Logits are made for this many targets at a time: enough rows for fast products, little memory.
 int head_rows(const ModelConfig& config) {
-  constexpr int64_t kLogitBytes = int64_t{64} << 20;
+  constexpr int64_t kLogitBytes = int64_t{32} << 20;
   const int64_t fit = kLogitBytes / (int64_t{config.vocab_size} * 4);
   return static_cast<int>(std::clamp<int64_t>(fit, 32, 256));
 }
@@ -76,7 +76,6 @@ void TrainingPass::allocate() {
     for (Mat* mat : {&d_residual_, &d_in_}) arena_.add(*mat, t, d);
     arena_.add(d_attended_, t, config.q_size());
     arena_.add(d_qkv_, t, config.qkv_size());
-    arena_.add(d_gate_up_, t, 2 * f);
     arena_.add(d_activated_, t, f);
     if (options_.dropout > 0.0) {
       for (Mat* mat : {&dropped_, &d_dropped_}) arena_.add(*mat, t, widest_input(config));
@@ -94,7 +93,7 @@ TrainingPass::MemoryNeed TrainingPass::memory_need(const ModelConfig& config,
   const auto f = static_cast<size_t>(config.intermediate_size), q = static_cast<size_t>(config.q_size());
   const auto qkv = static_cast<size_t>(config.qkv_size()), layers = static_cast<size_t>(config.num_layers);
   const size_t kept = qkv + q + static_cast<size_t>(config.num_heads) + d + 2 * f;
-  const size_t shared = layers * d + 4 * d + f + 2 * d + q + qkv + 2 * f + f;
+  const size_t shared = layers * d + 4 * d + f + 2 * d + q + qkv + f;
   const size_t head =
       static_cast<size_t>(head_rows(config)) * (3 * d + static_cast<size_t>(config.vocab_size));
   const auto element = static_cast<size_t>(dtype_block_bytes(options.dtype));
@@ -256,7 +255,8 @@ void TrainingPass::layer_backward(int layer, const MicroBatch& micro) {
 }
 
 void TrainingPass::mlp_backward(int layer, const MicroBatch& micro, const LayerActivations& acts) {
-  const Mat d_activated = rows(d_activated_), d_gate_up = rows(d_gate_up_), d_in = rows(d_in_);
+  const Mat d_activated = rows(d_activated_), d_in = rows(d_in_);
+  const Mat d_gate_up = acts.gate_up;  // in place: nothing reads gate_up after glu_backward
   project_backward(d_activated, rows(d_residual_), acts.activated, layer, Site::kDown, micro);
   backend_.glu_backward(d_gate_up, d_activated, acts.gate_up, model_.config.activation);
   project_backward(d_in, d_gate_up, acts.mlp_in, layer, Site::kGateUp, micro);

@@ -102,10 +102,10 @@ class TrainingPass {
   std::vector<Kept> kept_;      // of the layers from first_kept_
   Kept scratch_;                // of all others, one at a time
   Mat attention_in_, mlp_in_, activated_, delta_, final_;
-  Mat d_residual_, d_in_, d_attended_, d_qkv_, d_gate_up_, d_activated_;  // gradients
-  Mat dropped_, d_dropped_;                                               // LoRA's input under dropout
-  Mat gained_, d_gained_;                                                 // a projection's output under DoRA
-  Mat head_rows_, head_normed_, d_head_, logits_;                         // one chunk of targets
+  Mat d_residual_, d_in_, d_attended_, d_qkv_, d_activated_;  // gradients
+  Mat dropped_, d_dropped_;                                   // LoRA's input under dropout
+  Mat gained_, d_gained_;                                     // a projection's output under DoRA
+  Mat head_rows_, head_normed_, d_head_, logits_;             // one chunk of targets
 };
 
 }  // namespace polylora
