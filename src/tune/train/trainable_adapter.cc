@@ -3,7 +3,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <thread>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -142,20 +144,27 @@ std::span<const LoraGradient> TrainableAdapter::gradients_at(int layer, Site sit
 }
 
 std::unique_ptr<Adapter> TrainableAdapter::pack(Backend& backend, DType dtype) const {
-  constexpr Site kSites[] = {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown};
   auto adapter = std::make_unique<Adapter>(config_.num_layers);
-  for (int layer = 0; layer < config_.num_layers; ++layer) {
-    for (const Site site : kSites) {
-      const auto pairs = gradients_at(layer, site);
-      if (pairs.empty()) continue;
-      LoraSource source{.k = pairs.front().a.cols, .n = site_rows(config_, site), .pairs = {}};
-      for (const LoraGradient& pair : pairs) {
-        source.pairs.push_back(
-            {pair.n_begin, pair.n_count, pair.a.rows, pair.scale, pair.a.data, pair.b.data, DType::kF32});
-      }
-      adapter->set(layer, site, backend.pack_lora(source, dtype));
+  const auto pack_site = [&](int layer, Site site) {
+    const auto pairs = gradients_at(layer, site);
+    if (pairs.empty()) return;
+    LoraSource source{.k = pairs.front().a.cols, .n = site_rows(config_, site), .pairs = {}};
+    for (const LoraGradient& pair : pairs) {
+      source.pairs.push_back(
+          {pair.n_begin, pair.n_count, pair.a.rows, pair.scale, pair.a.data, pair.b.data, DType::kF32});
     }
-  }
+    adapter->set(layer, site, backend.pack_lora(source, dtype));
+  };
+  // Packing is free of the backend's thread; two threads halve what is otherwise a serial share of every
+  // update.
+  std::atomic<int> next_layer = 0;
+  const auto pack_layers = [&] {
+    for (int layer = next_layer++; layer < config_.num_layers; layer = next_layer++) {
+      for (const Site site : {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown}) pack_site(layer, site);
+    }
+  };
+  const std::jthread helper(pack_layers);
+  pack_layers();
   return adapter;
 }
 
