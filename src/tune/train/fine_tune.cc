@@ -1,6 +1,7 @@
 #include "tune/train/fine_tune.h"
 
 #include <fmt/format.h>
+#include <malloc.h>
 
 #include <algorithm>
 #include <cmath>
@@ -207,6 +208,9 @@ class FineTuning {
     check_vocabulary(data_, model_config());
     objective_ = make_objective(config_, data_.train, data_.train_pairs);
     evaluations_ = make_evaluations(config_, data_);
+#if defined(__GLIBC__)
+    ::malloc_trim(0);  // the tokenizer and the text were some tens of MB that nothing needs again
+#endif
   }
 
   void plan(const GivenAdapters& adapters) {
