@@ -19,8 +19,8 @@
 #include <vector>
 
 #include "base/arena.h"
-#include "base/rng.h"
 #include "base/machine.h"
+#include "base/rng.h"
 #include "ops/training_backend.h"
 
 namespace polylora {

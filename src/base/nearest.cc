@@ -22,16 +22,26 @@ int edit_distance(std::string_view a, std::string_view b) {
 }
 
 std::string nearest(std::string_view word, const std::vector<std::string>& candidates) {
+  constexpr size_t kLongest = 200;   // the distance is quadratic, and nothing longer is a typing error
+  constexpr size_t kShortStart = 4;  // what is left out at the end of a name of at least this many letters
   std::string best;
-  int best_distance = std::max(2, static_cast<int>(word.size()) / 3) + 1;
+  const int limit = std::max(2, static_cast<int>(word.size()) / 3);
+  int best_distance = limit + 1;
   for (const std::string& candidate : candidates) {
-    const int distance = edit_distance(word, candidate);
+    if (std::max(word.size(), candidate.size()) > kLongest) continue;
+    int distance = edit_distance(word, candidate);
+    if (word.size() >= kShortStart && candidate.starts_with(word)) distance = std::min(distance, limit);
     if (distance < best_distance) {
       best = candidate;
       best_distance = distance;
     }
   }
   return best;
+}
+
+std::string suggestion(std::string_view word, const std::vector<std::string>& candidates) {
+  const std::string guess = nearest(word, candidates);
+  return guess.empty() ? "" : "; did you mean " + guess + "?";
 }
 
 }  // namespace polylora

@@ -16,11 +16,11 @@
 #include "io/checkpoint.h"
 #include "io/json_file.h"
 #include "model/random_model.h"
-#include "tune/forward_adapter.h"
-#include "tune/memory_plan.h"
-#include "tune/objective.h"
-#include "tune/optimizer.h"
-#include "tune/training_cost.h"
+#include "tune/train/forward_adapter.h"
+#include "tune/train/memory_plan.h"
+#include "tune/train/objective.h"
+#include "tune/train/optimizer.h"
+#include "tune/train/training_cost.h"
 
 namespace polylora {
 namespace {

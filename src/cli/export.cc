@@ -1,5 +1,5 @@
 // polylora export: merges adapters into a base model and writes the result.
-#include "tune/export.h"
+#include "tune/merge/export.h"
 
 #include <fmt/format.h>
 

@@ -50,9 +50,7 @@ const Verb& find_verb(std::string_view name) {
     if (verb.name == name) return verb;
     names.emplace_back(verb.name);
   }
-  const std::string guess = nearest(name, names);
-  fail(ErrorCode::kInvalidArgument, "unknown verb '{}'{} (polylora help)", name,
-       guess.empty() ? "" : fmt::format("; did you mean {}?", guess));
+  fail(ErrorCode::kInvalidArgument, "unknown verb '{}'{} (polylora help)", name, suggestion(name, names));
 }
 
 int run(const Arguments& arguments) {

@@ -12,8 +12,8 @@
 #include "cli/memory.h"
 #include "cli/signals.h"
 #include "cli/verbs.h"
-#include "tune/fine_tune.h"
-#include "tune/run_results.h"
+#include "tune/run/run_results.h"
+#include "tune/train/fine_tune.h"
 
 namespace polylora {
 namespace {

@@ -1,5 +1,5 @@
 // polylora verify: measures that a merged model does what base and adapter did.
-#include "tune/verify.h"
+#include "tune/merge/verify.h"
 
 #include <fmt/format.h>
 

@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "io_fuzz_file.h"
-#include "tune/train_config.h"
+#include "tune/config/train_config.h"
 
 namespace {
 

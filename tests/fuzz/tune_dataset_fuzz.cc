@@ -2,7 +2,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "tune/records.h"
+#include "tune/data/records.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace polylora;

@@ -309,6 +309,7 @@ struct TileTable {
 };
 
 constexpr size_t kPrefetchBytes = 4096;
+constexpr size_t kLeastGroupedBytes = 4096;        // of a panel
 constexpr size_t kGroupBytes = size_t{256} << 10;  // of panels: a quarter of a large L2, half of a small one
 
 /// One row tile over the panels [p_begin, p_end).
@@ -336,7 +337,8 @@ void gemm(const GemmArgs& a) {
   const int64_t panels = (a.cols + kLanes - 1) / kLanes;
   const int64_t row_tiles = (a.rows + Kind::kMaxRows - 1) / Kind::kMaxRows;
   const auto fitting = static_cast<int64_t>(kGroupBytes / a.panel_bytes) / Kind::kMaxCols * Kind::kMaxCols;
-  const int64_t group = fitting > Kind::kMaxCols ? fitting : Kind::kMaxCols;
+  const bool grouped = a.panel_bytes >= kLeastGroupedBytes && fitting > Kind::kMaxCols;
+  const int64_t group = grouped ? fitting : Kind::kMaxCols;
   for (int64_t p = 0; p < panels; p += group) {
     const int64_t p_end = p + group < panels ? p + group : panels;
     for (int64_t i = 0; i < row_tiles; ++i) {

@@ -45,7 +45,8 @@ Matrix attend_in_chunks(Backend& backend, const Shape& shape, DType dtype, const
     const int count = std::min(chunk(i), total - begin);
     const SequenceSpan span{0, count, begin, pages};
     backend.kv_write(*cache, 1, s.k.rows(begin, count), s.v.rows(begin, count), std::span(&span, 1));
-    backend.attention(o.rows(begin, count), Mat(), s.q.rows(begin, count), *cache, 1, std::span(&span, 1), params);
+    backend.attention(o.rows(begin, count), Mat(), s.q.rows(begin, count), *cache, 1, std::span(&span, 1),
+                      params);
     begin += count;
   }
   return o;

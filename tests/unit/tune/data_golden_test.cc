@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "tune/training_data.h"
+#include "tune/data/training_data.h"
 #include "tune_files.h"
 
 namespace polylora {

@@ -1,4 +1,4 @@
-#include "tune/dataset_info.h"
+#include "tune/data/dataset_info.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "tune/dataset_mix.h"
+#include "tune/data/dataset_mix.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

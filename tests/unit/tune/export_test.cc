@@ -1,5 +1,5 @@
 // What an export leaves on the disk, and that it computes what base and adapter computed.
-#include "tune/export.h"
+#include "tune/merge/export.h"
 
 #include <unistd.h>
 
@@ -20,7 +20,7 @@
 #include "io/hf_checkpoint.h"
 #include "io/peft_adapter.h"
 #include "text/tokenizer.h"
-#include "tune/verify.h"
+#include "tune/merge/verify.h"
 
 namespace polylora {
 namespace {

@@ -11,8 +11,8 @@
 #include <nlohmann/json.hpp>
 
 #include "io/checkpoint.h"
-#include "tune/optimizer.h"
-#include "tune/training_pass.h"
+#include "tune/train/optimizer.h"
+#include "tune/train/training_pass.h"
 
 namespace polylora {
 namespace {

@@ -12,7 +12,7 @@
 #include "base/file.h"
 #include "io/file_builders.h"
 #include "io/safetensors.h"
-#include "tune/export.h"
+#include "tune/merge/export.h"
 
 namespace polylora {
 namespace {

@@ -1,9 +1,9 @@
-#include "tune/ollama_modelfile.h"
+#include "tune/merge/ollama_modelfile.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "tune/jinja_format.h"
+#include "tune/data/jinja_format.h"
 #include "tune_files.h"
 
 namespace polylora {

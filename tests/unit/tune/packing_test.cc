@@ -1,4 +1,4 @@
-#include "tune/packing.h"
+#include "tune/data/packing.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

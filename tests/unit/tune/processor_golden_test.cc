@@ -2,8 +2,8 @@
 // own converters, templates and processors make of the same records (tests/data/llamafactory/processors).
 #include <gtest/gtest.h>
 
-#include "tune/ollama_modelfile.h"
-#include "tune/training_data.h"
+#include "tune/data/training_data.h"
+#include "tune/merge/ollama_modelfile.h"
 #include "tune_files.h"
 
 namespace polylora {

@@ -1,4 +1,4 @@
-#include "tune/records.h"
+#include "tune/data/records.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "tune/run_log.h"
+#include "tune/run/run_log.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -8,8 +8,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "tune/loss_plot.h"
-#include "tune/model_card.h"
+#include "tune/run/loss_plot.h"
+#include "tune/run/model_card.h"
 
 /// Read by the leak sanitizer: fontconfig links what it caches through offsets, which look like leaks.
 extern "C" const char* __lsan_default_suppressions();

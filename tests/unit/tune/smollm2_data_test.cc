@@ -2,8 +2,8 @@
 #include <gtest/gtest.h>
 
 #include "io/checkpoint.h"
-#include "tune/jinja_format.h"
-#include "tune/training_data.h"
+#include "tune/data/jinja_format.h"
+#include "tune/data/training_data.h"
 #include "tune_files.h"
 
 namespace polylora {

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "base/rng.h"
-#include "tune/forward_adapter.h"
-#include "tune/objective.h"
-#include "tune/optimizer.h"
-#include "tune/training_pass.h"
+#include "tune/train/forward_adapter.h"
+#include "tune/train/objective.h"
+#include "tune/train/optimizer.h"
+#include "tune/train/training_pass.h"
 
 namespace polylora::testing {
 

@@ -1,4 +1,4 @@
-#include "tune/tokenize.h"
+#include "tune/data/tokenize.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-#include "tune/train_config.h"
+#include "tune/config/train_config.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
-#include "tune/config_keys.h"
+#include "tune/config/config_keys.h"
 
 namespace polylora {
 namespace {

@@ -1,4 +1,4 @@
-#include "tune/training_data.h"
+#include "tune/data/training_data.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

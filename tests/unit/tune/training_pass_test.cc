@@ -1,6 +1,6 @@
 // Gradients against finite differences where no golden reference exists (DoRA, matrices trained in full,
 // dropout, noise, preferences), and what must not change a result: threads, micro-batches, recomputation.
-#include "tune/training_pass.h"
+#include "tune/train/training_pass.h"
 
 #include <gtest/gtest.h>
 
@@ -9,8 +9,8 @@
 #include <numeric>
 
 #include "tiny_training.h"
-#include "tune/base_matrix.h"
-#include "tune/pissa.h"
+#include "tune/train/base_matrix.h"
+#include "tune/train/pissa.h"
 
 namespace polylora {
 namespace {

@@ -11,7 +11,7 @@
 #include "base/file.h"
 #include "io/json_file.h"
 #include "text/tokenizer.h"
-#include "tune/turn_encoder.h"
+#include "tune/data/turn_encoder.h"
 
 namespace polylora {
 

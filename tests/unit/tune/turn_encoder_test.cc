@@ -1,4 +1,4 @@
-#include "tune/turn_encoder.h"
+#include "tune/data/turn_encoder.h"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,0 +1,103 @@
+#include <memory>
+#include <utility>
+
+#include "base/error.h"
+#include "io/checkpoint.h"
+#include "io/gguf_checkpoint.h"
+#include "io/gguf_metadata.h"
+#include "tune/merge/export_format.h"
+#include "tune/merge/tensor_stream.h"
+
+namespace polylora {
+namespace {
+
+namespace fs = std::filesystem;
+
+BaseTensor rope_tensor(const std::vector<float>& divisors) {
+  return {.name = "rope_freqs.weight",
+          .shape = {static_cast<int64_t>(divisors.size())},
+          .dtype = DType::kF32,
+          .cols = static_cast<int64_t>(divisors.size()),
+          .data = reinterpret_cast<const std::byte*>(divisors.data()),
+          .scattered = {}};
+}
+
+/// Vectors stay f32, as llama.cpp wants them.
+OutputTensor output_tensor(const ExportJob& job, const TensorSpec& spec, const BaseTensor& source,
+                           int head_dim) {
+  const DType dtype = spec.cols == 0 ? DType::kF32 : job.write_dtype;
+  return {.info = {gguf_tensor_name(spec), dtype, source.shape},
+          .source = &source,
+          .edits = job.plan.edits(spec.name),
+          .rotary_pairs_of = is_rotary_interleaved(spec) ? head_dim : 0};
+}
+
+void refuse_unwritable(const ModelConfig& config, const std::string& where) {
+  if (!config.qkv_bias) return;
+  fail(ErrorCode::kUnsupported,
+       "{}: biases on q_proj and k_proj are not written to GGUF; export safetensors and convert the folder "
+       "with llama.cpp",
+       where);
+}
+
+std::vector<OutputTensor> list_outputs(const ExportJob& job, const ModelConfig& config) {
+  ModelConfig written = config;
+  if (job.plan.unties()) written.tie_word_embeddings = false;
+  std::vector<OutputTensor> outputs;
+  for_each_tensor(written, [&](const TensorSpec& spec) {
+    const BaseTensor* source = job.base.find(spec.name);
+    if (spec.role == TensorSpec::Role::kLmHead && job.plan.unties()) source = input_embedding(job.base);
+    if (source == nullptr) {
+      fail(ErrorCode::kDataCorrupt, "{}: tensor {} is missing", job.base.path().string(), spec.name);
+    }
+    outputs.push_back(output_tensor(job, spec, *source, config.head_dim));
+  });
+  return outputs;
+}
+
+}  // namespace
+
+ExportReport export_gguf(const ExportJob& job) {
+  const auto checkpoint = Checkpoint::open(job.base.path());
+  const ModelConfig& config = checkpoint->config();
+  const std::string where = job.base.path().string();
+  refuse_unwritable(config, where);
+  GgufMetadata metadata =
+      gguf_model_metadata(config, job.config.export_dir.filename().string(), job.write_dtype);
+  add_gguf_tokenizer(config, checkpoint->text(), where + ": tokenizer.json", metadata);
+
+  std::vector<OutputTensor> outputs = list_outputs(job, config);
+  const std::vector<float> divisors = gguf_rope_divisors(config);
+  const BaseTensor rope = rope_tensor(divisors);
+  if (!divisors.empty())
+    outputs.push_back({.info = {rope.name, DType::kF32, rope.shape}, .source = &rope, .edits = {}});
+
+  const fs::path path = job.config.export_dir / "model.gguf";
+  ExportReport report{.tensors = outputs.size(),
+                      .dtype = std::string(dtype_name(job.write_dtype)),
+                      .files = {path},
+                      .notices = {}};
+  std::vector<TensorInfo> infos;
+  for (const OutputTensor& output : outputs) {
+    infos.push_back(output.info);
+    report.bytes += output.info.bytes();
+    report.merged += output.edits.empty() ? 0 : 1;
+  }
+  check_space(job.config.export_dir, report.bytes);
+  const auto writer = open_gguf_writer(path, metadata, infos);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    outputs[i].writer = writer.get();
+    outputs[i].index = i;
+  }
+  write_tensors(job.base, outputs,
+                {.load_dtype = job.load_dtype,
+                 .threads = job.config.threads,
+                 .progress = job.progress,
+                 .cancelled = job.cancelled});
+  writer->commit();
+  if (checkpoint->text().tokenizer_json.empty())
+    report.notices.push_back("the base has no tokenizer: model.gguf takes and gives token ids only");
+  return report;
+}
+
+}  // namespace polylora
