@@ -49,7 +49,7 @@ def shop(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def learned(shop):
-    """An adapter that has learnt its eight records well enough to change greedy answers."""
+    """An adapter that has learnt its four records well enough to change greedy answers."""
     output = shop.folder / "learned"
     shop.train(output, max_steps=12, learning_rate=2e-3)
     return output
@@ -204,8 +204,8 @@ def test_best_checkpoint_and_early_stop(shop, tmp_path):
 
 def test_evaluation_of_a_run_that_learns(shop, tmp_path):
     output = tmp_path / "run"
-    shop.train(output, model=shop.tiny, eval_dataset="eight", eval_strategy="steps", eval_steps=10,
-               **TINY | {"dataset": "eight", "learning_rate": 1e-2})
+    shop.train(output, model=shop.tiny, eval_dataset="few", eval_strategy="steps", eval_steps=10,
+               **TINY | {"dataset": "few", "learning_rate": 1e-2})
     evaluated = [line["eval_loss"] for line in log_lines(output) if "eval_loss" in line]
     assert len(evaluated) >= 4 and evaluated[3] < evaluated[0] - 0.1
 
@@ -219,6 +219,8 @@ def test_merged_model_answers_as_its_adapter(learned, tmp_path):
     assert "agrees with its adapter" in checked.stdout
     report = json.loads((merged / "verify.json").read_text())
     assert report["agrees"] is True
+    modelfile = (merged / "Modelfile").read_text()
+    assert "\nFROM .\n" in modelfile and "<|im_start|>user" in modelfile
     question = json.loads((EXAMPLES / "support_triage.json").read_text())[0]["instruction"]
     with Server(DEFAULT_MODEL, "--served-model-name", "base", "--enable-lora", "--lora-modules", f"learned={learned}",
                 "--dtype", "bfloat16") as server:
@@ -274,7 +276,7 @@ def error_line(done):
     ({"val_size": 0.1, "eval_dataset": "identity"}, 2, ["val_size", "eval_dataset"]),
     ({"pissa_init": True, "quantization_bit": 8}, 2, ["pissa_init", "quantization_bit"]),
     ({"stage": "rm"}, 1, ["stage", "rm"]),
-    ({"dataset": "eigth"}, 2, ["eigth", "eight"]),
+    ({"dataset": "alpaca_en_dmeo"}, 2, ["alpaca_en_dmeo", "alpaca_en_demo"]),
     ({"dataset": "broken"}, 1, ["broken.json", "row 4", "output"]),
     ({"dataset": "gap"}, 1, ["gap.json", "row 2", "'output' is missing"]),
     ({"dataset": "wrong_column"}, 2, ["wrong_column", "'answer'", "dataset_info.json"]),
@@ -311,8 +313,8 @@ def test_what_does_not_fit_is_refused_before_it_is_loaded(shop, tmp_path):
 # --- variants: each learns, and its adapter works
 
 VARIANTS = {
-    "packing": {"packing": True, "per_device_train_batch_size": 2},
-    "neat": {"neat_packing": True, "per_device_train_batch_size": 2},
+    "packing": {"packing": True},
+    "neat": {"neat_packing": True},
     "q8": {"quantization_bit": 8},
     "q4": {"quantization_bit": 4},
     "pissa": {"pissa_init": True, "pissa_iter": 4, "learning_rate": 2e-4},
@@ -320,7 +322,7 @@ VARIANTS = {
     "loraplus": {"loraplus_lr_ratio": 4, "learning_rate": 3e-4},
     "neftune": {"neftune_noise_alpha": 1},
     "targets": {"lora_target": "q_proj,v_proj", "learning_rate": 5e-3},
-    "pt": {"stage": "pt", "dataset": "texts", "max_samples": 16, "per_device_train_batch_size": 2},
+    "pt": {"stage": "pt", "dataset": "texts", "max_samples": 16},
 }
 MERGED_VARIANTS = {
     "dora": {"use_dora": True, "learning_rate": 2e-3},
@@ -385,7 +387,7 @@ def test_merged_variant_has_the_loss_of_training(shop, tmp_path, name):
     values = losses(output)
     assert values[5] < values[1] - 0.5
     export(DEFAULT_MODEL, merged, f"adapter_name_or_path={output / 'checkpoint-4'}", "infer_dtype=float32")
-    records = json.loads((shop.data / "eight.json").read_text())
+    records = json.loads((shop.data / "few.json").read_text())
     with Server(merged, "--dtype", "float32") as server:
         assert mean_loss(server, records) == pytest.approx(values[5], abs=0.05)
 

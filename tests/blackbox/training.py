@@ -53,18 +53,18 @@ resume_from_checkpoint: null
 # eval_steps: 500
 """
 
-# A short run whose updates all see the same eight records, so that the loss must fall.
+# A short run whose updates all see the same four records, so that the loss must fall.
 SHORT = """\
 stage: sft
 do_train: true
 finetuning_type: lora
 lora_rank: 8
 lora_target: all
-dataset: eight
+dataset: few
 cutoff_len: 128
 logging_steps: 1
 report_to: none
-per_device_train_batch_size: 8
+per_device_train_batch_size: 4
 learning_rate: 1.0e-3
 max_steps: 4
 lr_scheduler_type: constant
@@ -108,11 +108,11 @@ def write_datasets(folder):
     shop = json.loads((EXAMPLES / "shop_voice.json").read_text())
     triage = json.loads((EXAMPLES / "support_triage.json").read_text())
     preferences = [{"instruction": one["instruction"], "input": "", "chosen": one["output"], "rejected": other["output"]}
-                   for one, other in zip(shop[:8], triage[:8])]
+                   for one, other in zip(shop[:4], triage[:4])]
     datasets = {
         "identity": (shop[:40], {}),
         "alpaca_en_demo": (triage[:40], {}),
-        "eight": (triage[:8], {}),
+        "few": (triage[:4], {}),
         "preferences": (preferences, {"ranking": True, "columns": {
             "prompt": "instruction", "query": "input", "chosen": "chosen", "rejected": "rejected"}}),
         "texts": ([{"text": record["output"]} for record in shop[:40]], {"columns": {"prompt": "text"}}),

@@ -189,7 +189,8 @@ ExportReport export_safetensors(const ExportJob& job) {
   write_file_atomic(folder / "config.json", make_config(job));  // last: with it the folder is a model
   if (job.plan.unties()) {
     report.notices.push_back(
-        "the base ties lm_head to the embedding and the adapter changes only one of them: lm_head.weight is "
+        "the base ties lm_head to the embedding and the adapter does not change both as one: lm_head.weight "
+        "is "
         "written and tie_word_embeddings is false");
   }
   return report;
