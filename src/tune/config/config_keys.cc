@@ -8,7 +8,6 @@
 namespace polylora {
 namespace {
 
-
 /// Calls `visit(word)` for every non-empty piece; stops when it returns true and says so.
 template <typename Visit>
 bool any_piece(std::string_view text, char separator, const Visit& visit) {

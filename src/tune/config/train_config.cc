@@ -53,10 +53,9 @@ void resolve_defaults(const Settings& given, TrainConfig& config) {
   if (!given.has("packing")) config.packing = config.stage == Stage::kPt;
   if (config.neat_packing) config.packing = true;
   if (config.eval_strategy != Interval::kNo) config.do_eval = true;
-  if (!config.resize_vocab && !(config.add_tokens.empty() && config.add_special_tokens.empty())) {
-    config.resize_vocab = true;
-    config.notices.emplace_back("resize_vocab is on, since tokens are added");
-  }
+  if (config.pissa_init && !config.pissa_convert)
+    config.notices.emplace_back(
+        "pissa_convert is always on: the saved adapter belongs to the unchanged base");
   std::string& metric = config.metric_for_best_model;
   if (metric.empty()) metric = "eval_loss";
   if (!metric.starts_with("eval_")) metric = "eval_" + metric;
@@ -93,9 +92,6 @@ void check_quantization(const Settings& given, const TrainConfig& config) {
   const std::string where = given.where("quantization_bit");
   if (config.pissa_init) {
     refuse(where, "pissa_init changes the base weights, which does not go with quantization_bit; drop one");
-  }
-  if (config.resize_vocab) {
-    refuse(where, "resize_vocab changes the embedding, which does not go with quantization_bit; drop one");
   }
   if (!config.adapter_name_or_path.empty() && config.create_new_adapter) {
     refuse(where,

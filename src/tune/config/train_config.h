@@ -39,9 +39,7 @@ struct TrainConfig {
   std::vector<std::string> adapter_name_or_path;  // all but the last are merged, the last is resumed
   std::string template_name;                      // key `template`; empty: the model's own Jinja
   bool disable_gradient_checkpointing = false;    // true: activations are never recomputed
-  bool resize_vocab = false;                      // resolved: also with add_tokens or add_special_tokens
-  std::vector<std::string> add_tokens, add_special_tokens;
-  int quantization_bit = 0;  // 0, 4 or 8
+  int quantization_bit = 0;                       // 0, 4 or 8
 
   // --- method
   Stage stage = Stage::kSft;
@@ -114,7 +112,6 @@ struct TrainConfig {
   bool greater_is_better = false;     // resolved: false for a metric that ends in "loss", unless given
   double neftune_noise_alpha = 0.0;   // 0: off
   bool group_by_length = false;
-  std::string run_name;
   /// A checkpoint folder. Not given (all three unset): the trainer resumes the last checkpoint of output_dir
   /// if there is one and overwrite_output_dir is false.
   std::string resume_from_checkpoint;

@@ -114,9 +114,6 @@ std::vector<KeyRow<C>> model_keys() {
       {"adapter_name_or_path", stored(&C::adapter_name_or_path)},
       {"template", stored(&C::template_name)},
       {"disable_gradient_checkpointing", stored(&C::disable_gradient_checkpointing)},
-      {"resize_vocab", stored(&C::resize_vocab)},
-      {"add_tokens", stored(&C::add_tokens)},
-      {"add_special_tokens", stored(&C::add_special_tokens)},
       {"quantization_bit", store_quantization_bit},
   };
 }
@@ -223,7 +220,6 @@ std::vector<KeyRow<C>> trainer_keys() {
       {"greater_is_better", stored(&C::greater_is_better)},
       {"neftune_noise_alpha", stored(&C::neftune_noise_alpha, kNotNegative)},
       {"group_by_length", stored(&C::group_by_length)},
-      {"run_name", stored(&C::run_name)},
       {"resume_from_checkpoint", store_resume},
       {"threads", stored(&C::threads, kNotNegative)},
   };
