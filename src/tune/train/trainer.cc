@@ -154,7 +154,7 @@ void Trainer::after_update(const UpdateSamples& samples) {
   if (hooks_.stop != nullptr && hooks_.stop->load()) interrupted_ = !last;
   const bool first = config_.logging_first_step && step_ == 1;
   if (first || logging_.due(step_, samples.ends_epoch)) log_step();
-  if (!parts_.evaluations.empty() && evaluating_.due(step_, samples.ends_epoch)) evaluate();
+  if (!parts_.evaluations.empty() && evaluating_.due(step_, samples.ends_epoch)) judge(evaluate());
   const bool last_save = last && config_.save_strategy == Interval::kSteps;
   if (saving_.due(step_, samples.ends_epoch) || last_save || interrupted_) save_checkpoint();
 }
@@ -202,28 +202,32 @@ void Trainer::log_step() {
   window_ = {};
 }
 
-void Trainer::evaluate() {
+std::map<std::string, double> Trainer::evaluate() {
   std::map<std::string, double> metrics;
   for (EvaluationSet& set : parts_.evaluations) {
     const Clock::time_point begin = Clock::now();
     const EvaluationOptions options{config_.per_device_eval_batch_size, config_.compute_accuracy};
     const ObjectiveResult result = set.objective->evaluate(parts_.pass, parts_.forward.adapter(), options);
     const auto samples = static_cast<int64_t>(set.objective->size());
-    EvalLog entry{.prefix = set.prefix,
-                  .loss = result.loss,
-                  .runtime_s = seconds_since(begin),
-                  .samples = samples,
-                  .batches = (samples + options.batch_size - 1) / options.batch_size,
-                  .extra = result.metrics};
+    const EvalLog entry{.prefix = set.prefix,
+                        .loss = result.loss,
+                        .runtime_s = seconds_since(begin),
+                        .samples = samples,
+                        .batches = (samples + options.batch_size - 1) / options.batch_size,
+                        .extra = result.metrics};
     log_->log_eval(position(), entry);
     say(fmt::format("{}_loss {:.4f} after update {} ({} examples, {:.1f} s)", set.prefix, result.loss, step_,
                     samples, entry.runtime_s));
     metrics[set.prefix + "_loss"] = result.loss;
     for (const auto& [name, value] : result.metrics) metrics[set.prefix + "_" + name] = value;
   }
-  if (step_ == 0 || (!config_.load_best_model_at_end && config_.early_stopping_steps == 0)) return;
-  std::string wanted = config_.metric_for_best_model;
-  if (!wanted.starts_with("eval_")) wanted = "eval_" + wanted;
+  return metrics;
+}
+
+/// Keeps the best evaluation and counts those without progress.
+void Trainer::judge(const std::map<std::string, double>& metrics) {
+  if (!config_.load_best_model_at_end && config_.early_stopping_steps == 0) return;
+  const std::string& wanted = config_.metric_for_best_model;
   const auto found = metrics.find(wanted);
   if (found == metrics.end()) {
     std::string known;

@@ -92,7 +92,8 @@ class Trainer {
   void update(int64_t step, const UpdateSamples& samples);
   void after_update(const UpdateSamples& samples);
   void log_step();
-  void evaluate();
+  std::map<std::string, double> evaluate();  // by metric name: "eval_loss"
+  void judge(const std::map<std::string, double>& metrics);
   bool improves(double metric);
   void save_checkpoint();
   bool should_stop() const;
