@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import shutil
 import signal
 import struct
 import subprocess
@@ -16,7 +17,7 @@ from training import (EXAMPLES, LLAMA3_LORA_SFT, SHORT, binary, export, log_line
 
 pytestmark = pytest.mark.skipif(not DEFAULT_MODEL.exists(), reason=f"no default model at {DEFAULT_MODEL}")
 
-TINY = {"max_steps": 40, "save_steps": 5, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
+TINY = {"max_steps": 60, "save_steps": 5, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
         "dataset": "alpaca_en_demo", "learning_rate": 2e-3}
 
 
@@ -128,15 +129,20 @@ def test_trained_adapter_answers_the_openai_client(sft):
 # --- interrupted runs
 
 def run_until(arguments, output, update, end):
-    """Starts a run, waits until it has logged `update`, ends it by signal `end`; (exit code, updates logged then)."""
-    process = subprocess.Popen([str(BINARY), *map(str, arguments)], stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(losses(output)) < update:
-        assert process.poll() is None and time.monotonic() < deadline, "the run ended before it could be stopped"
-        time.sleep(0.001)
-    time.sleep(random.uniform(0, 0.005))
-    process.send_signal(end)
-    return process.wait(timeout=60), len(losses(output))
+    """Starts a run, ends it by signal `end` once it has logged `update`; (exit code, updates logged by then). On a busy
+    machine this process may sleep through the rest of the run: then it starts again."""
+    for _ in range(5):
+        process = subprocess.Popen([str(BINARY), *map(str, arguments)], stderr=subprocess.DEVNULL,
+                                   stdin=subprocess.DEVNULL)
+        while len(losses(output)) < update and process.poll() is None:
+            time.sleep(0.001)
+        time.sleep(random.uniform(0, 0.005))
+        process.send_signal(end)
+        code = process.wait(timeout=120)
+        if code != 0:
+            return code, len(losses(output))
+        shutil.rmtree(output)
+    raise AssertionError("five runs ended before they could be stopped")
 
 
 @pytest.mark.parametrize("more", [{}, {"lora_dropout": 0.1, "neftune_noise_alpha": 5}, {"bf16": False}],
@@ -145,14 +151,14 @@ def test_killed_run_resumes_bit_for_bit(shop, tmp_path, more):
     keys = {"model": shop.tiny, **TINY, **more}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     shop.train(whole, **keys)
-    update = random.randrange(6, 35)
+    update = random.randrange(6, 50)
     code, _ = run_until(shop.arguments(killed, **keys), killed, update, signal.SIGKILL)
-    assert code == -signal.SIGKILL, f"stopped at {update}"
+    assert code == -signal.SIGKILL
     resumed = shop.train(killed, **keys)
     assert "resuming from" in resumed.stderr
-    assert losses(whole).keys() == set(range(1, 41))
+    assert losses(whole).keys() == set(range(1, 61))
     assert losses(killed) == losses(whole), f"killed after update {update}"
-    assert [line["current_steps"] for line in log_lines(killed) if "loss" in line] == list(range(1, 41))
+    assert [line["current_steps"] for line in log_lines(killed) if "loss" in line] == list(range(1, 61))
     assert (killed / "adapter_model.safetensors").read_bytes() == (whole / "adapter_model.safetensors").read_bytes()
 
 
@@ -172,9 +178,9 @@ def test_ctrl_c_leaves_a_checkpoint(shop, tmp_path):
     code, logged = run_until(shop.arguments(output, **keys), output, 3, signal.SIGINT)
     assert code == 130
     checkpoints = list(output.glob("checkpoint-*"))
-    assert [path.name for path in checkpoints] == [f"checkpoint-{logged}"] and logged < 40
+    assert [path.name for path in checkpoints] == [f"checkpoint-{logged}"] and logged < 60
     shop.train(output, resume_from_checkpoint=checkpoints[0], **keys)
-    assert losses(output).keys() == set(range(1, 41)) and (output / "adapter_model.safetensors").exists()
+    assert losses(output).keys() == set(range(1, 61)) and (output / "adapter_model.safetensors").exists()
 
 
 # --- evaluation
