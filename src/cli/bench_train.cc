@@ -78,7 +78,7 @@ WeightFormat format_of(WeightPolicy policy) {
 }
 
 std::vector<Example> make_examples(const BenchTrainFlags& flags, int vocab_size) {
-  const auto labelled = static_cast<int>(flags.labelled * flags.sequence);
+  const int labelled = std::max(1, static_cast<int>(flags.labelled * flags.sequence));
   std::vector<Example> examples(static_cast<size_t>(flags.sequences));
   uint64_t counter = 0;
   for (Example& example : examples) {
@@ -220,6 +220,9 @@ int run_bench_train(const Arguments& arguments) {
   FlagSet flags("bench train", "Measures LoRA training of a model on this machine.");
   add_flags(flags, values);
   if (!flags.parse(arguments)) return 0;
+  if (!(values.labelled > 0 && values.labelled <= 1))
+    fail(ErrorCode::kInvalidArgument, "bench train: --labelled {} must be above 0 and at most 1",
+         values.labelled);
   TrainBench(values).run();
   return 0;
 }

@@ -105,9 +105,12 @@ class ChatWriter final : public ResponseWriter {
 
   /// The top_logprobs likeliest tokens in order; the sampled token is among the entries twice when it is one.
   std::vector<TokenLogprob> most_likely(std::vector<TokenLogprob> entries) const {
-    std::ranges::stable_sort(entries, {}, &TokenLogprob::rank);
-    const auto repeated = std::ranges::unique(entries, {}, &TokenLogprob::id);
-    entries.erase(repeated.begin(), repeated.end());
+    std::stable_sort(entries.begin(), entries.end(),
+                     [](const TokenLogprob& a, const TokenLogprob& b) { return a.rank < b.rank; });
+    const auto repeated =
+        std::unique(entries.begin(), entries.end(),
+                    [](const TokenLogprob& a, const TokenLogprob& b) { return a.id == b.id; });
+    entries.erase(repeated, entries.end());
     if (entries.size() > static_cast<size_t>(head_.top_logprobs))
       entries.resize(static_cast<size_t>(head_.top_logprobs));
     return entries;

@@ -51,8 +51,7 @@ struct Sequence {
 class Runner {
  public:
   Runner(const Checkpoint& checkpoint, Backend& backend, Format format, int positions)
-      : backend_(backend),
-        model_(load_model(checkpoint, backend, format.policy)),
+      : model_(load_model(checkpoint, backend, format.policy)),
         forward_(*model_, backend, positions, positions) {
     const ModelConfig& config = model_->config;
     pages_.resize(static_cast<size_t>((positions + kKvPageSize - 1) / kKvPageSize));
@@ -79,7 +78,6 @@ class Runner {
   }
 
  private:
-  Backend& backend_;
   std::unique_ptr<Model> model_;
   ForwardPass forward_;
   std::vector<int32_t> pages_;

@@ -7,6 +7,7 @@
 #include <cerrno>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <string_view>
 #include <utility>
 
@@ -52,11 +53,26 @@ double number_or_zero(const json& state, const char* key) {
   return found != state.end() && found->is_number() ? found->get<double>() : 0.0;
 }
 
+/// What a count in a state may be at most: sums of counts stay far from where int64_t ends.
+constexpr int64_t kMaxCount = int64_t{1} << 53;
+
+[[noreturn]] void fail_count(const char* key, const std::string& where) {
+  fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a count; is it a trainer_state.json?", where, key);
+}
+
 int64_t integer(const json& state, const char* key, const std::string& where) {
   const auto found = state.find(key);
-  if (found == state.end() || !found->is_number_integer() || found->get<int64_t>() < 0)
-    fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a count; is it a trainer_state.json?", where, key);
-  return found->get<int64_t>();
+  if (found == state.end() || !found->is_number_integer()) fail_count(key, where);
+  const auto value = found->get<int64_t>();
+  if (value < 0 || value > kMaxCount) fail_count(key, where);
+  return value;
+}
+
+/// transformers writes some counts as floats.
+int64_t count_or_zero(const json& state, const char* key, const std::string& where) {
+  const double value = number_or_zero(state, key);
+  if (!(value >= 0 && value <= static_cast<double>(kMaxCount))) fail_count(key, where);
+  return static_cast<int64_t>(value);
 }
 
 void remove_file(const fs::path& path) {
@@ -88,20 +104,21 @@ void RunLog::restore(const fs::path& checkpoint) {
   resumed_at_.step = integer(state, "global_step", path.string());
   resumed_at_.epoch = number_or_zero(state, "epoch");
   resumed_at_.total_flos = number_or_zero(state, "total_flos");
-  resumed_at_.input_tokens = static_cast<int64_t>(number_or_zero(state, "num_input_tokens_seen"));
-  restore_best(state);
+  resumed_at_.input_tokens = count_or_zero(state, "num_input_tokens_seen", path.string());
+  restore_best(state, path.string());
   cut_log(resumed_at_.step);
 }
 
-void RunLog::restore_best(const json& state) {
+void RunLog::restore_best(const json& state, const std::string& where) {
   if (state.contains("best_metric") && state["best_metric"].is_number()) {
     const json checkpoint = state.value("best_model_checkpoint", json());
-    best = BestModel{static_cast<int64_t>(number_or_zero(state, "best_global_step")), state["best_metric"],
+    best = BestModel{count_or_zero(state, "best_global_step", where), state["best_metric"],
                      checkpoint.is_string() ? checkpoint.get<std::string>() : ""};
   }
-  const json::json_pointer counter(
-      "/stateful_callbacks/EarlyStoppingCallback/attributes/early_stopping_patience_counter");
-  if (state.contains(counter) && state[counter].is_number_integer()) early_stopping_counter = state[counter];
+  const json::json_pointer callback("/stateful_callbacks/EarlyStoppingCallback/attributes");
+  if (!state.contains(callback) || !state[callback].is_object()) return;
+  const int64_t counter = count_or_zero(state[callback], "early_stopping_patience_counter", where);
+  early_stopping_counter = static_cast<int>(std::min<int64_t>(counter, std::numeric_limits<int>::max() / 2));
 }
 
 /// Every entry of the history has its line, so the lines beyond them belong to steps that will be done again.

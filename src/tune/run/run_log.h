@@ -72,7 +72,7 @@ class RunLog {
   int early_stopping_counter = 0;  // evaluations since progress; part of the state with patience
  private:
   void restore(const std::filesystem::path& checkpoint);
-  void restore_best(const nlohmann::json& state);
+  void restore_best(const nlohmann::json& state, const std::string& where);
   void cut_log(int64_t last_step);
   void append(const RunPosition& at, nlohmann::json entry);
   std::string log_line(const RunPosition& at, const nlohmann::json& entry) const;

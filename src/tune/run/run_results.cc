@@ -54,7 +54,8 @@ std::string duration_text(double seconds) {
 int64_t parse_duration(const std::string& text) {
   const size_t comma = text.find(", ");
   long days = 0, hours = 0, minutes = 0, seconds = 0;
-  if (comma != std::string::npos) days = std::strtol(text.c_str(), nullptr, 10);
+  // The widths keep what a broken file says from overflowing.
+  if (comma != std::string::npos && std::sscanf(text.c_str(), "%9ld", &days) != 1) return 0;
   const char* clock = text.c_str() + (comma == std::string::npos ? 0 : comma + 2);
   if (std::sscanf(clock, "%4ld:%2ld:%2ld", &hours, &minutes, &seconds) != 3) return 0;
   return ((days * 24 + hours) * 60 + minutes) * 60 + seconds;

@@ -218,7 +218,10 @@ TEST_F(RunLogTest, KeepsBestModelAndPatience) {
 TEST_F(RunLogTest, RefusesAStateThatIsNone) {
   for (const char* text :
        {"[]", "{}", R"({"log_history": 3, "global_step": 1})", R"({"log_history": [1], "global_step": 1})",
-        R"({"log_history": [], "global_step": -1})", R"({"log_history": [], "global_step": "1"})", "{"}) {
+        R"({"log_history": [], "global_step": -1})", R"({"log_history": [], "global_step": "1"})", "{",
+        R"({"log_history": [], "global_step": 9223372036854775807})",
+        R"({"log_history": [], "global_step": 1, "num_input_tokens_seen": 1e300})",
+        R"({"log_history": [], "global_step": 1, "best_metric": 1, "best_global_step": -1e300})"}) {
     write_file_atomic(folder_ / "trainer_state.json", text);
     try {
       RunLog log(facts_, folder_);
@@ -264,6 +267,8 @@ TEST(RunResults, RoundsAndTellsTimeAsPython) {
   for (const double seconds : {0.0, 59.0, 90000.0, 864001.0})
     EXPECT_EQ(static_cast<double>(parse_duration(duration_text(seconds))), seconds);
   EXPECT_EQ(parse_duration("soon"), 0);
+  EXPECT_EQ(parse_duration("soon, 1:00:00"), 0);
+  EXPECT_LT(parse_duration("9223372036854775807 days, 1:00:00"), int64_t{1} << 47);  // must not overflow
 }
 
 TEST_F(RunLogTest, ResultsSurviveADamagedAllResults) {
