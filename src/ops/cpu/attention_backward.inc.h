@@ -65,17 +65,6 @@ void multiply(const Product& a) {
   }
 }
 
-/// Two steps of the contraction of a panel: lane l gets first[l], second[l].
-template <class Kind>
-POLYLORA_INLINE void store_panel_pair(std::byte* row, Vec first, Vec second) {
-  if constexpr (Kind::kStep == 2) {
-    store_bf16_pairs(row, first, second);
-  } else {
-    store(reinterpret_cast<float*>(row), first);
-    store(reinterpret_cast<float*>(row + kRowBytes), second);
-  }
-}
-
 template <class Kind>
 constexpr size_t panel_bytes(int64_t contraction) {
   return static_cast<size_t>(contraction / Kind::kStep) * kRowBytes;
@@ -109,7 +98,7 @@ void pack_row_panels(std::byte* out, const Window& in, int64_t padded_rows, int6
       Vec v[kLanes];
       in.columns(v, row, col);
 #pragma GCC unroll 16
-      for (int c = 0; c < kLanes; c += 2) store_panel_pair<Kind>(out + panel_bytes<Kind>(c), v[c], v[c + 1]);
+      for (int c = 0; c < kLanes; c += 2) store_two_steps<Kind>(out + panel_bytes<Kind>(c), v[c], v[c + 1]);
     }
   }
 }
@@ -120,7 +109,7 @@ template <class Kind>
 void pack_column_panels(std::byte* out, const Window& in, int64_t padded_rows, int64_t padded_cols) {
   for (int64_t col = 0; col < padded_cols; col += kLanes, out += panel_bytes<Kind>(kAttentionBlock)) {
     for (int64_t row = 0; row < padded_rows; row += 2)
-      store_panel_pair<Kind>(out + panel_bytes<Kind>(row), in.lanes(row, col), in.lanes(row + 1, col));
+      store_two_steps<Kind>(out + panel_bytes<Kind>(row), in.lanes(row, col), in.lanes(row + 1, col));
   }
 }
 
@@ -334,7 +323,7 @@ class AttentionBackward {
         Kind::store_narrow(narrowed(p_, key + i, lane), p);
         Kind::store_narrow(narrowed(ds_, key + i, lane), ds[i]);
       }
-      store_panel_pair<Kind>(panel + panel_bytes<Kind>(key), ds[0], ds[1]);
+      store_two_steps<Kind>(panel + panel_bytes<Kind>(key), ds[0], ds[1]);
     }
   }
 

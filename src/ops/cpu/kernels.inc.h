@@ -683,6 +683,20 @@ void rope(float* head, const float* cosine, const float* sine, int64_t half) {
   }
 }
 
+// --- training
+// ---------------------------------------------------------------------------------------------------
+
+/// The next two values of each lane, as one row of a bf16 panel or two of an f32 one.
+template <class Kind>
+POLYLORA_INLINE void store_two_steps(std::byte* out, Vec first, Vec second) {
+  if constexpr (Kind::kStep == 2) {
+    store_row(out, pack_bf16(first, second));
+  } else {
+    store(reinterpret_cast<float*>(out), first);
+    store(reinterpret_cast<float*>(out + kRowBytes), second);
+  }
+}
+
 // clang-format off: in this order
 #include "ops/cpu/attention_backward.inc.h"
 #include "ops/cpu/training_kernels.inc.h"

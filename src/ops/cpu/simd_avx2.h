@@ -194,29 +194,6 @@ POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
   store(reinterpret_cast<float*>(p), rounded);
   return rounded;
 }
-/// A panel row of bf16: lane l holds first[l], second[l].
-POLYLORA_INLINE void store_bf16_pairs(std::byte* row, Vec first, Vec second) {
-  const auto pairs = [](__m256 low, __m256 high) {
-    return _mm256_or_si256(
-        _mm256_srli_epi32(_mm256_castps_si256(round_bf16_half(low)), 16),
-        _mm256_and_si256(_mm256_castps_si256(round_bf16_half(high)), _mm256_set1_epi32(-65536)));
-  };
-  auto* halves = reinterpret_cast<__m256i*>(row);
-  _mm256_storeu_si256(halves, pairs(first.lo, second.lo));
-  _mm256_storeu_si256(halves + 1, pairs(first.hi, second.hi));
-}
-
-/// v[r][c] becomes v[c][r].
-POLYLORA_INLINE void transpose(Vec (&v)[kLanes]) {
-  float in[kLanes][kLanes];
-  float out[kLanes][kLanes];
-  for (int r = 0; r < kLanes; ++r) store(in[r], v[r]);
-  for (int r = 0; r < kLanes; ++r) {
-    for (int c = 0; c < kLanes; ++c) out[c][r] = in[r][c];
-  }
-  for (int r = 0; r < kLanes; ++r) v[r] = load(out[r]);
-}
-
 // Panels made on the fly.
 POLYLORA_INLINE Row zero_row() {
   return {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -290,7 +267,8 @@ POLYLORA_INLINE void transpose8(__m256 (&v)[8]) {
     v[c + 4] = _mm256_permute2f128_ps(b[c], b[c + 4], 0x31);
   }
 }
-POLYLORA_INLINE void transpose_floats(Vec (&v)[16]) {
+/// v[r][c] becomes v[c][r].
+POLYLORA_INLINE void transpose(Vec (&v)[kLanes]) {
   __m256 top_left[8], top_right[8], low_left[8], low_right[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {

@@ -151,42 +151,6 @@ POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(narrow), 16));
 }
-/// A panel row of bf16: lane l holds first[l], second[l].
-POLYLORA_INLINE void store_bf16_pairs(std::byte* row, Vec first, Vec second) {
-  const __m512i interleave =
-      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
-                       23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
-  const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(second, first);
-  _mm512_storeu_si512(row, _mm512_permutexvar_epi16(interleave, halves));
-}
-
-/// v[r][c] becomes v[c][r].
-POLYLORA_INLINE void transpose(Vec (&v)[kLanes]) {
-  Vec fours[kLanes];  // fours[4k + c]: in each quarter, its column c of rows 4k ..= 4k+3
-#pragma GCC unroll 4
-  for (int k = 0; k < kLanes; k += 4) {
-    const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(v[k], v[k + 1]));
-    const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(v[k], v[k + 1]));
-    const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(v[k + 2], v[k + 3]));
-    const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(v[k + 2], v[k + 3]));
-    fours[k] = _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23));
-    fours[k + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23));
-    fours[k + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23));
-    fours[k + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23));
-  }
-#pragma GCC unroll 4
-  for (int c = 0; c < 4; ++c) {
-    const Vec even_low = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0x88);
-    const Vec even_high = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0x88);
-    const Vec odd_low = _mm512_shuffle_f32x4(fours[c], fours[4 + c], 0xdd);
-    const Vec odd_high = _mm512_shuffle_f32x4(fours[8 + c], fours[12 + c], 0xdd);
-    v[c] = _mm512_shuffle_f32x4(even_low, even_high, 0x88);
-    v[4 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
-    v[8 + c] = _mm512_shuffle_f32x4(even_low, even_high, 0xdd);
-    v[12 + c] = _mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
-  }
-}
-
 // Panels made on the fly.
 POLYLORA_INLINE Row zero_row() {
   return _mm512_setzero_si512();
@@ -201,9 +165,10 @@ POLYLORA_INLINE IVec byte_of(Row row) {
 }
 /// Both rounded to bf16; even[i] and odd[i] are the two of lane i.
 POLYLORA_INLINE Row pack_bf16(Vec even, Vec odd) {
-  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
-  const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
-  return _mm512_or_si512(low, _mm512_slli_epi32(high, 16));
+  const __m512i interleave =
+      _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,  //
+                       23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(interleave, (__m512i)_mm512_cvtne2ps_pbh(odd, even));
 }
 /// From [k/2][n][2] to [n/2][k][2]: pairs of 16-bit values change places within each 8 bytes, then the 8x8
 /// matrix of 8-byte elements is transposed.
@@ -234,7 +199,8 @@ POLYLORA_INLINE void transpose_pairs(Row (&r)[8]) {
     r[i + 4] = _mm512_shuffle_i64x2(a[i], a[i + 4], 0xdd);
   }
 }
-POLYLORA_INLINE void transpose_floats(Vec (&v)[16]) {
+/// v[r][c] becomes v[c][r].
+POLYLORA_INLINE void transpose(Vec (&v)[kLanes]) {
   __m512 a[16], b[16];
 #pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {

@@ -192,24 +192,6 @@ POLYLORA_INLINE Vec store_bf16(std::byte* p, Vec v) {
   store(reinterpret_cast<float*>(p), rounded);
   return rounded;
 }
-/// A panel row of bf16: lane l holds first[l], second[l].
-POLYLORA_INLINE void store_bf16_pairs(std::byte* row, Vec first, Vec second) {
-  const IVec low = (bits_of<IVec>(round_bf16(first)) >> 16) & 0xffff;
-  const IVec pairs = low | (bits_of<IVec>(round_bf16(second)) & -65536);
-  __builtin_memcpy(row, &pairs, sizeof pairs);
-}
-
-/// v[r][c] becomes v[c][r].
-POLYLORA_INLINE void transpose(Vec (&v)[kLanes]) {
-  float in[kLanes][kLanes];
-  float out[kLanes][kLanes];
-  for (int r = 0; r < kLanes; ++r) store(in[r], v[r]);
-  for (int r = 0; r < kLanes; ++r) {
-    for (int c = 0; c < kLanes; ++c) out[c][r] = in[r][c];
-  }
-  for (int r = 0; r < kLanes; ++r) v[r] = load(out[r]);
-}
-
 // Panels made on the fly.
 POLYLORA_INLINE Row zero_row() {
   return Row{};
@@ -222,13 +204,9 @@ template <int kByte>
 POLYLORA_INLINE IVec byte_of(Row row) {
   return (row >> (8 * kByte)) & 255;
 }
-POLYLORA_INLINE IVec rounded_bf16_bits(Vec v) {
-  alignas(64) std::byte bytes[kLanes * kBf16Bytes];
-  return bits_of<IVec>(store_bf16(bytes, v));
-}
 /// Both rounded to bf16; even[i] and odd[i] are the two of lane i.
 POLYLORA_INLINE Row pack_bf16(Vec even, Vec odd) {
-  return ((rounded_bf16_bits(even) >> 16) & 0xffff) | (rounded_bf16_bits(odd) & -65536);
+  return ((bits_of<IVec>(round_bf16(even)) >> 16) & 0xffff) | (bits_of<IVec>(round_bf16(odd)) & -65536);
 }
 /// From [k/2][n][2] to [n/2][k][2].
 POLYLORA_INLINE void transpose_pairs(Row (&r)[8]) {
@@ -240,7 +218,8 @@ POLYLORA_INLINE void transpose_pairs(Row (&r)[8]) {
   }
   __builtin_memcpy(r, out, sizeof out);
 }
-POLYLORA_INLINE void transpose_floats(Vec (&v)[16]) {
+/// v[r][c] becomes v[c][r].
+POLYLORA_INLINE void transpose(Vec (&v)[kLanes]) {
   float in[kLanes][kLanes];
   float out[kLanes][kLanes];
   __builtin_memcpy(in, v, sizeof in);

@@ -106,22 +106,11 @@ void transpose_f32(const TransposeArgs& a) {
       const auto* in = reinterpret_cast<const float*>(panel) + k * kLanes;
       Vec block[kLanes];
       for (int i = 0; i < kLanes; ++i) block[i] = k + i < a.k ? load(in + i * kLanes) : splat(0.0f);
-      transpose_floats(block);
+      transpose(block);
       std::byte* bytes = a.out + static_cast<size_t>(p) * a.out_stride + j * kLanes * kRowBytes;
       auto* out = reinterpret_cast<float*>(bytes);
       for (int i = 0; i < kLanes; ++i) store(out + i * kLanes, block[i]);
     }
-  }
-}
-
-/// The next two values of each lane, as one row of a bf16 panel or two of an f32 one.
-template <class Kind>
-POLYLORA_INLINE void store_two_steps(std::byte* out, Vec first, Vec second) {
-  if constexpr (Kind::kStep == 2) {
-    store_row(out, pack_bf16(first, second));
-  } else {
-    store(reinterpret_cast<float*>(out), first);
-    store(reinterpret_cast<float*>(out + kRowBytes), second);
   }
 }
 
@@ -151,7 +140,7 @@ void pack_lanes(const PackLanesArgs& a) {
   for (int64_t k = 0; k < a.cols; k += kLanes) {
     Vec block[kLanes];
     for (int i = 0; i < kLanes; ++i) block[i] = lanes_or_zero(a.rows[i], k, a.cols);
-    transpose_floats(block);
+    transpose(block);
     for (int i = 0; i < kLanes; i += 2, out += 2 / Kind::kStep * kRowBytes)
       store_two_steps<Kind>(out, block[i], block[i + 1]);
   }
@@ -163,7 +152,7 @@ void narrow_columns(std::byte* out, size_t out_stride, const float* x, int64_t x
   for (int64_t c = 0; c < cols; c += kLanes) {
     Vec block[kLanes];
     for (int i = 0; i < kLanes; ++i) block[i] = lanes_or_zero(i < rows ? x + i * x_stride : nullptr, c, cols);
-    transpose_floats(block);
+    transpose(block);
     const int64_t left = cols - c < kLanes ? cols - c : kLanes;
     for (int64_t i = 0; i < left; ++i, out += out_stride) Kind::store_narrow(out, block[i]);
   }
@@ -177,7 +166,7 @@ void add_transposed(float* y, int64_t y_stride, const float* x, int64_t x_stride
       Vec block[kLanes];
       for (int i = 0; i < kLanes; ++i)
         block[i] = lanes_or_zero(c + i < cols ? x + (c + i) * x_stride : nullptr, r, rows);
-      transpose_floats(block);
+      transpose(block);
       for (int64_t i = 0; i < count; ++i) {
         float* at = y + (r + i) * y_stride + c;
         put_lanes(at, add(lanes_of(at, cols - c), block[i]), cols - c);
