@@ -64,7 +64,7 @@ void prepare_output_dir(const TrainConfig& config, bool resumes) {
   if (error || !fs::is_directory(config.output_dir))
     fail(ErrorCode::kIo, "output_dir: cannot create {}: {}", config.output_dir.string(),
          error ? error.message() : "something else has that name");
-  if (resumes || !config.overwrite_output_dir) return;
+  if (resumes || !config.overwrite_output_dir || !config.do_train) return;
   // An earlier run's checkpoints would be taken for this one's by a later resume.
   const CheckpointFolders folders(config.output_dir);
   for (const int64_t step : folders.steps()) fs::remove_all(folders.path(step));

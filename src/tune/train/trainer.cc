@@ -202,24 +202,31 @@ void Trainer::log_step() {
   window_ = {};
 }
 
-std::map<std::string, double> Trainer::evaluate() {
-  std::map<std::string, double> metrics;
+std::vector<EvalLog> Trainer::evaluate_sets() {
+  std::vector<EvalLog> logs;
   for (EvaluationSet& set : parts_.evaluations) {
     const Clock::time_point begin = Clock::now();
     const EvaluationOptions options{config_.per_device_eval_batch_size, config_.compute_accuracy};
     const ObjectiveResult result = set.objective->evaluate(parts_.pass, parts_.forward.adapter(), options);
     const auto samples = static_cast<int64_t>(set.objective->size());
-    const EvalLog entry{.prefix = set.prefix,
-                        .loss = result.loss,
-                        .runtime_s = seconds_since(begin),
-                        .samples = samples,
-                        .batches = (samples + options.batch_size - 1) / options.batch_size,
-                        .extra = result.metrics};
-    log_->log_eval(position(), entry);
+    logs.push_back({.prefix = set.prefix,
+                    .loss = result.loss,
+                    .runtime_s = seconds_since(begin),
+                    .samples = samples,
+                    .batches = (samples + options.batch_size - 1) / options.batch_size,
+                    .extra = result.metrics});
     say(fmt::format("{}_loss {:.4f} after update {} ({} examples, {:.1f} s)", set.prefix, result.loss, step_,
-                    samples, entry.runtime_s));
-    metrics[set.prefix + "_loss"] = result.loss;
-    for (const auto& [name, value] : result.metrics) metrics[set.prefix + "_" + name] = value;
+                    samples, logs.back().runtime_s));
+  }
+  return logs;
+}
+
+std::map<std::string, double> Trainer::evaluate() {
+  std::map<std::string, double> metrics;
+  for (const EvalLog& entry : evaluate_sets()) {
+    log_->log_eval(position(), entry);
+    metrics[entry.prefix + "_loss"] = entry.loss;
+    for (const auto& [name, value] : entry.extra) metrics[entry.prefix + "_" + name] = value;
   }
   return metrics;
 }
@@ -313,9 +320,10 @@ TrainOutcome Trainer::finish() {
 }
 
 void Trainer::evaluate_only() {
-  start(std::nullopt);
-  evaluate();
-  log_->write_eval_results();
+  refresh();
+  nlohmann::json metrics = nlohmann::json::object();
+  for (const EvalLog& entry : evaluate_sets()) metrics.update(eval_metrics(entry));
+  write_results(config_.output_dir, "eval", metrics);
 }
 
 }  // namespace polylora

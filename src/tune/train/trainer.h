@@ -74,7 +74,7 @@ class Trainer {
   /// Trains, from `resume` if given, evaluates and saves. Throws Error; checkpoints written so far stay.
   TrainOutcome run(const std::optional<std::filesystem::path>& resume);
 
-  /// Evaluation alone (do_eval without do_train).
+  /// Evaluation alone (do_eval without do_train): eval_results.json; nothing else in the folder changes.
   void evaluate_only();
 
  private:
@@ -92,7 +92,8 @@ class Trainer {
   void update(int64_t step, const UpdateSamples& samples);
   void after_update(const UpdateSamples& samples);
   void log_step();
-  std::map<std::string, double> evaluate();  // by metric name: "eval_loss"
+  std::vector<EvalLog> evaluate_sets();
+  std::map<std::string, double> evaluate();  // and logs; by metric name: "eval_loss"
   void judge(const std::map<std::string, double>& metrics);
   bool improves(double metric);
   void save_checkpoint();
