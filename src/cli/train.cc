@@ -96,8 +96,9 @@ int run_train(const Arguments& arguments) {
                                         .say = [&](std::string_view text) { display.line(text); },
                                         .stop = &stop},
                             .progress = loading.callback()};
-  report_end(config, fine_tune(config, hooks, available_memory()), display);
-  return stop ? 130 : 0;
+  const TrainOutcome outcome = fine_tune(config, hooks, available_memory());
+  report_end(config, outcome, display);
+  return outcome.interrupted ? 130 : 0;
 }
 
 }  // namespace polylora
