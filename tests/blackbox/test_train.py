@@ -162,6 +162,18 @@ def test_killed_run_resumes_bit_for_bit(shop, tmp_path, more):
     assert (killed / "adapter_model.safetensors").read_bytes() == (whole / "adapter_model.safetensors").read_bytes()
 
 
+def test_a_log_that_spans_the_kill_is_the_same(shop, tmp_path):
+    """Checkpoints every 5 updates, logs every 3: the mean that is logged next includes updates of before the kill."""
+    keys = {"model": shop.tiny, **TINY, "logging_steps": 3}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    shop.train(whole, **keys)
+    assert run_until(shop.arguments(killed, **keys), killed, random.randrange(3, 15), signal.SIGKILL)[0] == -signal.SIGKILL
+    shop.train(killed, **keys)
+    assert losses(killed) == losses(whole)
+    results = [json.loads((folder / "train_results.json").read_text())["train_loss"] for folder in (whole, killed)]
+    assert results[0] == results[1]
+
+
 def test_killed_run_on_the_real_model(shop, tmp_path):
     keys = {"max_steps": 4, "save_steps": 1, "per_device_train_batch_size": 2}
     whole, killed = tmp_path / "whole", tmp_path / "killed"

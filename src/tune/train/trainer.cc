@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "base/rng.h"
+#include "io/json_file.h"
 #include "tune/run/loss_plot.h"
 #include "tune/run/model_card.h"
 #include "tune/train/lr_schedule.h"
@@ -16,6 +17,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr const char* kSumsFile = "loss_sums.json";
 constexpr uint64_t kUpdateStream = 1;  // of the seed: keys of updates
 
 double seconds_since(Clock::time_point start) {
@@ -98,6 +100,7 @@ void Trainer::start(const std::optional<std::filesystem::path>& resume) {
   checkpoints_.remove_partial();
   if (resume) {
     read_training_state(*resume, parts_.trained);
+    read_sums(*resume);
     step_ = log_->resumed_at().step;
     epoch_ = log_->resumed_at().epoch;
     saved_step_ = step_;
@@ -261,12 +264,36 @@ void Trainer::save_checkpoint() {
   if (saved_step_ == step_) return;
   checkpoints_.write(step_, [this](const std::filesystem::path& folder) {
     parts_.saver.save(folder);
-    if (!config_.save_only_model) write_optimizer_state(folder, parts_.trained, parts_.saver.converts());
+    if (!config_.save_only_model) {
+      write_optimizer_state(folder, parts_.trained, parts_.saver.converts());
+      write_sums(folder);
+    }
     write_model_card(folder, config_, log_->history());
     log_->write_state(folder, position());
   });
   saved_step_ = step_;
   checkpoints_.rotate(config_.save_total_limit, log_->best ? log_->best->checkpoint : "");
+}
+
+void Trainer::write_sums(const std::filesystem::path& folder) const {
+  const nlohmann::json sums = {{"loss_sum", loss_sum_},
+                               {"window_loss", window_.loss},
+                               {"window_metrics", window_.metrics},
+                               {"window_updates", window_.updates}};
+  write_file_atomic(folder / kSumsFile, sums.dump() + "\n");
+}
+
+void Trainer::read_sums(const std::filesystem::path& checkpoint) {
+  const std::filesystem::path path = checkpoint / kSumsFile;
+  try {
+    const nlohmann::json sums = read_json_file(path);
+    sums.at("loss_sum").get_to(loss_sum_);
+    sums.at("window_loss").get_to(window_.loss);
+    sums.at("window_metrics").get_to(window_.metrics);
+    sums.at("window_updates").get_to(window_.updates);
+  } catch (const nlohmann::json::exception&) {
+    fail(ErrorCode::kDataCorrupt, "{} does not hold the sums of a training run", path.string());
+  }
 }
 
 void Trainer::load_best() {
@@ -283,12 +310,11 @@ void Trainer::load_best() {
 }
 
 TrainOutcome Trainer::finish() {
-  TrainOutcome outcome{
-      .steps = step_,
-      .train_loss = loss_sum_ / static_cast<double>(std::max<int64_t>(1, step_ - first_step_)),
-      .seconds = seconds_since(started_),
-      .tokens = tokens_,
-      .interrupted = interrupted_};
+  TrainOutcome outcome{.steps = step_,
+                       .train_loss = loss_sum_ / static_cast<double>(std::max<int64_t>(1, step_)),
+                       .seconds = seconds_since(started_),
+                       .tokens = tokens_,
+                       .interrupted = interrupted_};
   if (interrupted_) {
     say(fmt::format("stopped after update {}: go on with resume_from_checkpoint={}", step_,
                     checkpoints_.path(step_).string()));

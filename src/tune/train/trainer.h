@@ -46,7 +46,7 @@ struct EvaluationSet {
 
 struct TrainOutcome {
   int64_t steps = 0;        // updates done, those before a resume included
-  double train_loss = 0.0;  // mean over this process's updates
+  double train_loss = 0.0;  // mean over all of them
   double seconds = 0.0;
   int64_t tokens = 0;        // trained on in this process
   bool interrupted = false;  // by `stop`: a checkpoint is there to go on from
@@ -97,6 +97,8 @@ class Trainer {
   void judge(const std::map<std::string, double>& metrics);
   bool improves(double metric);
   void save_checkpoint();
+  void write_sums(const std::filesystem::path& folder) const;
+  void read_sums(const std::filesystem::path& checkpoint);
   bool should_stop() const;
   void load_best();
   TrainOutcome finish();
@@ -119,18 +121,18 @@ class Trainer {
   int64_t step_ = 0;        // updates done
   double epoch_ = 0.0;
   int64_t tokens_ = 0;  // in this process
-  double loss_sum_ = 0.0;
   int64_t saved_step_ = -1;
   bool stopped_early_ = false, interrupted_ = false;
   std::chrono::steady_clock::time_point started_;
 
-  /// Since the last log.
+  /// Sums since the last log. Checkpoints hold them: one may fall between two logs.
   struct Window {
     double loss = 0.0, grad_norm = 0.0, learning_rate = 0.0;
     std::map<std::string, double> metrics;
     int64_t updates = 0;
   };
   Window window_;
+  double loss_sum_ = 0.0;  // over all updates, those before a resume included
 };
 
 }  // namespace polylora
