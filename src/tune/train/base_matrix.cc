@@ -1,6 +1,7 @@
 #include "tune/train/base_matrix.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "base/error.h"
@@ -8,19 +9,8 @@
 namespace polylora {
 namespace {
 
-std::vector<float> widened(const TensorView& tensor) {
-  const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
-  const size_t row_bytes = dtype_row_bytes(tensor.dtype, cols);
-  std::vector<float> values(static_cast<size_t>(rows * cols));
-  for (int64_t r = 0; r < rows; ++r) {
-    dequantize_row(tensor.dtype, tensor.data.data() + static_cast<size_t>(r) * row_bytes, cols,
-                   values.data() + r * cols);
-  }
-  return values;
-}
-
-void merge_pair(TrainingBackend& backend, const AdapterPair& pair, Mat w) {
-  std::vector<float> a = widened(pair.a), b = widened(pair.b);
+void merge_pair(TrainingBackend& backend, const AdapterFile& adapter, const AdapterPair& pair, Mat w) {
+  std::vector<float> a = read_adapter_tensor(adapter, pair.a), b = read_adapter_tensor(adapter, pair.b);
   backend.lora_merge(w, ConstMat(a.data(), pair.rank, w.cols), ConstMat(b.data(), w.rows, pair.rank),
                      pair.scale);
 }
@@ -31,6 +21,19 @@ void read_rows(Backend& backend, const Weight& w, int64_t begin, Mat out) {
   std::vector<int32_t> ids(static_cast<size_t>(out.rows));
   std::iota(ids.begin(), ids.end(), static_cast<int32_t>(begin));
   backend.embed(out, w, ids);
+}
+
+std::vector<float> read_adapter_tensor(const AdapterFile& adapter, const TensorView& tensor) {
+  const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
+  const size_t row_bytes = dtype_row_bytes(tensor.dtype, cols);
+  std::vector<float> values(static_cast<size_t>(rows * cols));
+  for (int64_t r = 0; r < rows; ++r) {
+    dequantize_row(tensor.dtype, tensor.data.data() + static_cast<size_t>(r) * row_bytes, cols,
+                   values.data() + r * cols);
+  }
+  if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
+    fail(ErrorCode::kDataCorrupt, "{}: the adapter holds NaN or infinity", adapter.folder().string());
+  return values;
 }
 
 void edit_base_matrix(Model& model, Backend& backend, int layer, Site site,
@@ -66,7 +69,7 @@ void merge_into_base(Model& model, TrainingBackend& backend, const AdapterFile& 
       if (std::none_of(adapter.pairs().begin(), adapter.pairs().end(), is_here)) continue;
       edit_base_matrix(model, backend, layer, site, [&](int module, Mat rows) {
         for (const AdapterPair& pair : adapter.pairs()) {
-          if (is_here(pair) && pair.module == module) merge_pair(backend, pair, rows);
+          if (is_here(pair) && pair.module == module) merge_pair(backend, adapter, pair, rows);
         }
       });
     }

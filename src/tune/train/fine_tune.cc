@@ -251,16 +251,13 @@ class FineTuning {
         return p.layer == pair.layer && p.module == pair.module;
       };
       const auto found = std::find_if(adapter.pairs().begin(), adapter.pairs().end(), same);
-      copy_widened(found->a, trained_->value(trained_->parameters()[pair.a]));
-      copy_widened(found->b, trained_->value(trained_->parameters()[pair.b]));
+      copy(read_adapter_tensor(adapter, found->a), trained_->value(trained_->parameters()[pair.a]));
+      copy(read_adapter_tensor(adapter, found->b), trained_->value(trained_->parameters()[pair.b]));
     }
   }
 
-  static void copy_widened(const TensorView& tensor, Mat out) {
-    const size_t row_bytes = dtype_row_bytes(tensor.dtype, out.cols);
-    for (int64_t r = 0; r < out.rows; ++r)
-      dequantize_row(tensor.dtype, tensor.data.data() + static_cast<size_t>(r) * row_bytes, out.cols,
-                     out.row(r));
+  static void copy(const std::vector<float>& values, Mat out) {
+    std::copy(values.begin(), values.end(), out.data);
   }
 
   /// PiSSA changes the base; its start is needed to express what was learnt relative to the unchanged one.
