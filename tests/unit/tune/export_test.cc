@@ -102,7 +102,8 @@ TEST(Export, ComputesWhatBaseAndAdapterCompute) {
   for (const auto& [base, lora] :
        std::vector<std::pair<std::string, std::string>>{{"llama_plain_tied", "r8_all"},
                                                         {"llama_llama3rope_untied", "patterns"},
-                                                        {"llama_v5cfg_bias", "r64_rslora"}}) {
+                                                        {"llama_v5cfg_bias", "r8_all"},
+                                                        {"llama_plain_tied", "r64_rslora"}}) {
     const TempFolder exact, rounded;
     ExportConfig config = job(model(base), {adapter(base, lora)}, exact.path());
     config.infer_dtype = "float32";
@@ -395,8 +396,11 @@ std::vector<float> apply(const GgufFile& base, const GgufFile& lora, const std::
 }
 
 TEST(ExportGgufLora, AppliedToTheBaseItGivesTheMergedModel) {
-  const std::string name = "llama_llama3rope_untied";
-  for (const std::string lora : {"r8_all", "patterns", "r64_rslora"}) {
+  const std::vector<std::pair<std::string, std::string>> cases = {{"llama_llama3rope_untied", "r8_all"},
+                                                                  {"llama_llama3rope_untied", "patterns"},
+                                                                  {"llama_plain_tied", "r64_rslora"}};
+  for (const auto& [base_name, lora] : cases) {
+    const std::string& name = base_name;  // a binding cannot be captured by the lambda below
     const TempFolder out;
     const auto write = [&](const std::string& format, const std::vector<fs::path>& adapters) {
       ExportConfig config =
