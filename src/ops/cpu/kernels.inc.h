@@ -309,8 +309,9 @@ struct TileTable {
 };
 
 constexpr size_t kPrefetchBytes = 4096;
-constexpr size_t kLeastGroupedBytes = 4096;        // of a panel
-constexpr size_t kGroupBytes = size_t{256} << 10;  // of panels: a quarter of a large L2, half of a small one
+constexpr size_t kPanelGroupBytes = size_t{256} << 10;  // a quarter of a large L2, half of a small one
+constexpr size_t kLeastGroupedBytes = 4096;             // of a panel
+constexpr int64_t kLeastGroupedTiles = 8;               // of rows
 
 /// One row tile over the panels [p_begin, p_end).
 template <class Kind>
@@ -331,13 +332,16 @@ POLYLORA_INLINE void gemm_row_tile(const GemmArgs& a, int64_t m_begin, int64_t r
 }
 
 /// A group of panels that fits L2 is read from memory once; within it rows are outside, so that a tile's x
-/// stays in L1 and its results fill whole stretches of y.
+/// stays in L1 and its results fill whole stretches of y. Few rows (decoding), whose x stays in L1 anyway,
+/// and short panels (LoRA's B), which have little of it, walk two panels at a time with the rows inside.
 template <class Kind>
 void gemm(const GemmArgs& a) {
   const int64_t panels = (a.cols + kLanes - 1) / kLanes;
   const int64_t row_tiles = (a.rows + Kind::kMaxRows - 1) / Kind::kMaxRows;
-  const auto fitting = static_cast<int64_t>(kGroupBytes / a.panel_bytes) / Kind::kMaxCols * Kind::kMaxCols;
-  const bool grouped = a.panel_bytes >= kLeastGroupedBytes && fitting > Kind::kMaxCols;
+  const auto fitting =
+      static_cast<int64_t>(kPanelGroupBytes / a.panel_bytes) / Kind::kMaxCols * Kind::kMaxCols;
+  const bool grouped =
+      row_tiles >= kLeastGroupedTiles && a.panel_bytes >= kLeastGroupedBytes && fitting > Kind::kMaxCols;
   const int64_t group = grouped ? fitting : Kind::kMaxCols;
   for (int64_t p = 0; p < panels; p += group) {
     const int64_t p_end = p + group < panels ? p + group : panels;
