@@ -9,7 +9,7 @@
 namespace polylora {
 namespace {
 
-constexpr size_t kLeastActivations = size_t{320} << 20;
+constexpr size_t kLeastActivations = size_t{312} << 20;
 /// Panels made on the fly, narrowed activations, the allocator's slabs, the program itself.
 constexpr size_t kScratch = size_t{64} << 20;
 

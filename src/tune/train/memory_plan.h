@@ -23,7 +23,7 @@ struct MemoryPlan {
   std::string text() const;  // "weights 269 MB, adapter …"
 };
 
-/// Without disable_gradient_checkpointing, activations get what is left of the larger of 320 MiB and half the
+/// Without disable_gradient_checkpointing, activations get what is left of the larger of 312 MiB and half the
 /// weights, and of `available`; with it, all they want. Throws kResourceExhausted, naming the keys to change,
 /// when it does not fit.
 MemoryPlan plan_memory(const TrainConfig& config, const ModelConfig& model, WeightPolicy policy,

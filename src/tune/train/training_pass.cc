@@ -10,7 +10,7 @@ namespace {
 
 /// Logits are made for this many targets at a time: enough rows for fast products, little memory.
 int head_rows(const ModelConfig& config) {
-  constexpr int64_t kLogitBytes = int64_t{32} << 20;
+  constexpr int64_t kLogitBytes = int64_t{24} << 20;
   const int64_t fit = kLogitBytes / (int64_t{config.vocab_size} * 4);
   return static_cast<int>(std::clamp<int64_t>(fit, 32, 256));
 }
