@@ -17,6 +17,7 @@ namespace polylora {
 /// The four linears of a layer as they are stored: q, k, v fused; gate and up fused.
 enum class Site : uint8_t { kQkv, kO, kGateUp, kDown };
 inline constexpr int kSiteCount = 4;
+inline constexpr Site kSites[kSiteCount] = {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown};
 
 /// A linear module under the name that checkpoints and PEFT's target_modules use: rows
 /// [n_begin, n_begin + n_count) of a fused linear with input width k.

@@ -23,6 +23,12 @@ void read_rows(Backend& backend, const Weight& w, int64_t begin, Mat out) {
   backend.embed(out, w, ids);
 }
 
+WeightSource rows_of(ConstMat rows) {
+  WeightSource source{.cols = rows.cols, .rows = {}};
+  for (int64_t r = 0; r < rows.rows; ++r) source.rows.push_back({rows.row(r), DType::kF32});
+  return source;
+}
+
 std::vector<float> read_adapter_tensor(const AdapterFile& adapter, const TensorView& tensor) {
   const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
   const size_t row_bytes = dtype_row_bytes(tensor.dtype, cols);
@@ -47,9 +53,7 @@ void edit_base_matrix(Model& model, Backend& backend, int layer, Site site,
     const LinearModule& module = modules[static_cast<size_t>(m)];
     if (module.site == site) fn(m, all.row_range(module.n_begin, module.n_count));
   }
-  WeightSource source{.cols = all.cols, .rows = {}};
-  for (int64_t r = 0; r < all.rows; ++r) source.rows.push_back({all.row(r), DType::kF32});
-  weight = backend.pack_weight(source, weight->format());
+  weight = backend.pack_weight(rows_of(all), weight->format());
 }
 
 void merge_into_base(Model& model, TrainingBackend& backend, const AdapterFile& adapter) {

@@ -16,6 +16,9 @@ namespace polylora {
 /// Rows [begin, begin + out.rows) of w as floats.
 void read_rows(Backend& backend, const Weight& w, int64_t begin, Mat out);
 
+/// f32 rows as something to pack; they must outlive the packing.
+WeightSource rows_of(ConstMat rows);
+
 /// A or B of an adapter's pair as floats [rows * cols]. Throws kDataCorrupt, naming the adapter, for NaN or
 /// infinity: one would spread to every weight that it meets.
 std::vector<float> read_adapter_tensor(const AdapterFile& adapter, const TensorView& tensor);
@@ -29,7 +32,5 @@ void edit_base_matrix(Model& model, Backend& backend, int layer, Site site,
 /// W += scale·B·A for every pair of the adapter, rounded once to the format that W has. The base must not be
 /// quantised (kUnsupported).
 void merge_into_base(Model& model, TrainingBackend& backend, const AdapterFile& adapter);
-
-inline constexpr Site kSites[] = {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown};
 
 }  // namespace polylora

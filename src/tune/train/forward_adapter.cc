@@ -120,11 +120,9 @@ std::vector<float> ForwardAdapter::gain_of(int layer, Site site) {
 std::unique_ptr<Weight> ForwardAdapter::pack_full(std::string_view module, const Weight& original) const {
   const Parameter* parameter = trained_.full_matrix(module);
   if (parameter == nullptr) return nullptr;
-  const Mat values = trained_.value(*parameter);
-  WeightSource source{.cols = values.cols, .rows = {}};
-  for (int64_t r = 0; r < values.rows; ++r) source.rows.push_back({values.row(r), DType::kF32});
-  return backend_.pack_weight(
-      source, original.format() == WeightFormat::kF32 ? WeightFormat::kF32 : WeightFormat::kBf16);
+  const bool exact = original.format() == WeightFormat::kF32;
+  return backend_.pack_weight(rows_of(trained_.value(*parameter)),
+                              exact ? WeightFormat::kF32 : WeightFormat::kBf16);
 }
 
 }  // namespace polylora

@@ -14,12 +14,6 @@ class NextTokenObjective final : public Objective {
   size_t size() const override { return examples_.size(); }
   int length(size_t example) const override { return static_cast<int>(examples_[example].input_ids.size()); }
 
-  int longest_rows() const override {
-    int longest = 0;
-    for (size_t i = 0; i < size(); ++i) longest = std::max(longest, length(i));
-    return longest;
-  }
-
   /// Every label token of the update weighs the same, wherever micro-batches are cut.
   ObjectiveResult accumulate(TrainingPass& pass, const Adapter& adapter, std::span<const size_t> examples,
                              uint64_t update_key) override {

@@ -2,6 +2,7 @@
 // two answers (stage dpo).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -32,7 +33,13 @@ class Objective {
 
   virtual size_t size() const = 0;               // examples
   virtual int length(size_t example) const = 0;  // its tokens
-  virtual int longest_rows() const = 0;          // rows that the longest example needs at once
+
+  /// Rows that the longest example needs at once.
+  int longest_rows() const {
+    int longest = 0;
+    for (size_t i = 0; i < size(); ++i) longest = std::max(longest, length(i));
+    return longest;
+  }
 
   /// Adds to the gradients of the adapter under training what `examples`, one update, contribute to the mean
   /// loss. `update_key` is the random key of the update.

@@ -98,9 +98,7 @@ class PrincipalPart {
  public:
   PrincipalPart(TrainingBackend& backend, Mat w, int64_t rank, uint64_t seed, uint64_t stream)
       : backend_(backend), left_(rank, w.rows), right_(rank, w.cols) {
-    WeightSource source{.cols = w.cols, .rows = {}};
-    for (int64_t r = 0; r < w.rows; ++r) source.rows.push_back({w.row(r), DType::kF32});
-    weight_ = backend.pack_weight(source, WeightFormat::kF32);
+    weight_ = backend.pack_weight(rows_of(w), WeightFormat::kF32);
     for (size_t i = 0; i < right_.values.size(); ++i) {
       double sum = -6.0;  // nearly normal
       for (uint64_t j = 0; j < 12; ++j) sum += random_uniform(seed, stream, 12 * i + j);

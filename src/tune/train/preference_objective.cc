@@ -51,11 +51,6 @@ class PreferenceObjective final : public Objective {
   int length(size_t pair) const override {
     return static_cast<int>(pairs_[pair].chosen.input_ids.size() + pairs_[pair].rejected.input_ids.size());
   }
-  int longest_rows() const override {
-    int longest = 0;
-    for (size_t i = 0; i < size(); ++i) longest = std::max(longest, length(i));
-    return longest;
-  }
 
   ObjectiveResult accumulate(TrainingPass& pass, const Adapter& adapter, std::span<const size_t> examples,
                              uint64_t update_key) override {

@@ -160,7 +160,7 @@ std::unique_ptr<Adapter> TrainableAdapter::pack(Backend& backend, DType dtype) c
   std::atomic<int> next_layer = 0;
   const auto pack_layers = [&] {
     for (int layer = next_layer++; layer < config_.num_layers; layer = next_layer++) {
-      for (const Site site : {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown}) pack_site(layer, site);
+      for (const Site site : kSites) pack_site(layer, site);
     }
   };
   const std::jthread helper(pack_layers);
