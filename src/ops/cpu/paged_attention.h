@@ -5,6 +5,7 @@
 
 #include "base/thread_pool.h"
 #include "ops/backend.h"
+#include "ops/cpu/kv_cache.h"
 #include "ops/cpu/scratch.h"
 #include "ops/cpu/work_queue.h"
 
