@@ -7,13 +7,35 @@
 #include "cli/verbs.h"
 
 namespace polylora {
+namespace {
+
+struct Benchmark {
+  std::string_view name;
+  std::string_view summary;
+  int (*run)(const Arguments& arguments);
+};
+
+constexpr Benchmark kBenchmarks[] = {
+    {"forward", "prefill and decode of a batch that mixes adapters, without the server", run_bench_forward},
+    {"train", "tokens/s and memory of LoRA training", run_bench_train},
+};
+
+void print_help() {
+  fmt::print("Usage: polylora bench NAME [ARGUMENTS]\n\n");
+  for (const Benchmark& benchmark : kBenchmarks)
+    fmt::print("  {:11} {}\n", benchmark.name, benchmark.summary);
+}
+
+}  // namespace
 
 int run_bench(const Arguments& arguments) {
   const std::string name = arguments.empty() ? "--help" : arguments.front();
-  if (name == "train") return run_bench_train({arguments.begin() + 1, arguments.end()});
+  for (const Benchmark& benchmark : kBenchmarks) {
+    if (name == benchmark.name) return benchmark.run({arguments.begin() + 1, arguments.end()});
+  }
   if (name != "--help" && name != "-h")
-    fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'; there is: train", name);
-  fmt::print("Usage: polylora bench NAME [ARGUMENTS]\n\n  train   tokens/s and memory of LoRA training\n");
+    fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'; polylora bench --help lists them", name);
+  print_help();
   return arguments.empty() ? 2 : 0;
 }
 

@@ -5,6 +5,7 @@
 
 namespace polylora {
 
+int run_bench_forward(const Arguments& arguments);
 int run_bench_train(const Arguments& arguments);
 
 }  // namespace polylora

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "base/error.h"
@@ -11,11 +12,9 @@
 #include "base/machine.h"
 #include "base/rng.h"
 #include "cli/bench.h"
+#include "cli/bench_model.h"
 #include "cli/console.h"
 #include "cli/memory.h"
-#include "io/checkpoint.h"
-#include "io/json_file.h"
-#include "model/random_model.h"
 #include "tune/train/forward_adapter.h"
 #include "tune/train/memory_plan.h"
 #include "tune/train/objective.h"
@@ -28,23 +27,18 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 struct BenchTrainFlags {
-  std::string model;
-  std::string random_config;
+  BenchModelFlags model;
   int rank = 16;
   int sequence = 512;
   int sequences = 1;
   int steps = 8;
   double labelled = 1.0;
   bool checkpointing = true;
-  std::string dtype = "bfloat16";
-  int threads = 0;
   std::string json;
 };
 
 void add_flags(FlagSet& flags, BenchTrainFlags& values) {
-  flags.positional("model", values.model, "HF folder or .gguf file");
-  flags.text("--random-config", values.random_config, "FILE",
-             "config.json of a model to make up with random weights, instead of a model");
+  add_bench_model_flags(flags, values.model);
   flags.integer("--rank", values.rank, 1, "LoRA rank, on all linear modules");
   flags.integer("--sequence", values.sequence, 2, "tokens of a sequence");
   flags.integer("--sequences", values.sequences, 1, "sequences of an update");
@@ -53,28 +47,7 @@ void add_flags(FlagSet& flags, BenchTrainFlags& values) {
                "share of tokens that a loss is taken at, the last of each sequence");
   flags.toggle("--gradient-checkpointing", values.checkpointing,
                "compute again what the default memory budget cannot keep");
-  flags.choice("--dtype", values.dtype, {"bfloat16", "float32", "q8", "q4"}, "of the base");
-  flags.integer("--threads", values.threads, 0, "0: one per core");
   flags.text("--json", values.json, "FILE", "write the result there too");
-}
-
-WeightPolicy policy_of(const std::string& dtype) {
-  if (dtype == "float32") return WeightPolicy::kF32;
-  if (dtype == "q8") return WeightPolicy::kQ8;
-  return dtype == "q4" ? WeightPolicy::kQ4 : WeightPolicy::kBf16;
-}
-
-WeightFormat format_of(WeightPolicy policy) {
-  switch (policy) {
-    case WeightPolicy::kF32:
-      return WeightFormat::kF32;
-    case WeightPolicy::kQ8:
-      return WeightFormat::kQ8;
-    case WeightPolicy::kQ4:
-      return WeightFormat::kQ4;
-    default:
-      return WeightFormat::kBf16;
-  }
 }
 
 std::vector<Example> make_examples(const BenchTrainFlags& flags, int vocab_size) {
@@ -104,8 +77,9 @@ double median(std::vector<double> values) {
 class TrainBench {
  public:
   explicit TrainBench(const BenchTrainFlags& flags)
-      : flags_(flags), backend_(make_training_backend({.name = "cpu", .threads = flags.threads})) {
-    load();
+      : flags_(flags),
+        backend_(make_training_backend({.name = "cpu", .threads = flags.model.threads})),
+        model_(load_bench_model(flags.model, *backend_)) {
     examples_ = make_examples(flags, model_->config.vocab_size);
     objective_ = make_next_token_objective(examples_, kMicroBatchRows);
     LoraSettings settings;
@@ -137,34 +111,22 @@ class TrainBench {
   }
 
  private:
-  void load() {
-    const WeightPolicy policy = policy_of(flags_.dtype);
-    if (flags_.random_config.empty()) {
-      if (flags_.model.empty())
-        fail(ErrorCode::kInvalidArgument, "bench train: give a model, or --random-config FILE");
-      model_ = load_model(*Checkpoint::open(flags_.model), *backend_, policy);
-      return;
-    }
-    const ModelConfig config = parse_model_config(read_json_file(flags_.random_config), flags_.random_config);
-    model_ = make_random_model(config, *backend_, format_of(policy));
-  }
-
   void plan() {
     TrainConfig config;
     config.disable_gradient_checkpointing = !flags_.checkpointing;
     config.cutoff_len = flags_.sequence;
     options_.max_rows = std::max(kMicroBatchRows, flags_.sequence);
     options_.max_positions = flags_.sequence;
-    options_.dtype = flags_.dtype == "float32" ? DType::kF32 : DType::kBf16;
-    plan_ = plan_memory(config, model_->config, policy_of(flags_.dtype), trained_->values().size(), options_,
-                        available_memory() + model_->bytes());
+    options_.dtype = flags_.model.dtype == "float32" ? DType::kF32 : DType::kBf16;
+    plan_ = plan_memory(config, model_->config, bench_model_policy(flags_.model), trained_->values().size(),
+                        options_, available_memory() + model_->bytes());
     options_.activation_bytes = plan_.activations;
   }
 
   double peak() {
-    ThreadPool pool(flags_.threads);
+    ThreadPool pool(flags_.model.threads);
     const Peaks peaks = measure_peaks(pool);
-    return flags_.dtype == "float32" ? peaks.f32 : peaks.bf16;
+    return flags_.model.dtype == "float32" ? peaks.f32 : peaks.bf16;
   }
 
   double flops_per_update() const {
@@ -179,13 +141,13 @@ class TrainBench {
     const double typical = median(seconds), best = *std::min_element(seconds.begin(), seconds.end());
     const double gflops = flops_per_update() * 1e-9, peak_now = median(peaks);
     fmt::print("{}, base {}, rank {}, {} sequences of {} tokens an update, {:.0f} % labelled\n",
-               backend_->description(), flags_.dtype, flags_.rank, flags_.sequences, flags_.sequence,
+               backend_->description(), flags_.model.dtype, flags_.rank, flags_.sequences, flags_.sequence,
                100 * flags_.labelled);
     fmt::print("tokens/s           {:8.1f}   (best update {:.1f})\n", tokens / typical, tokens / best);
     fmt::print("GFLOP/s            {:8.1f}   {:.3f} GFLOP a token, recomputation not counted\n",
                gflops / typical, gflops / tokens);
     fmt::print("of measured peak   {:8.1f} % of {:.0f} GFLOP/s ({}, median of {} probes between updates)\n",
-               100 * gflops / typical / peak_now, peak_now, flags_.dtype == "float32" ? "f32" : "bf16",
+               100 * gflops / typical / peak_now, peak_now, flags_.model.dtype == "float32" ? "f32" : "bf16",
                peaks.size());
     fmt::print("layers kept        {:8} of {}\n", plan_.kept_layers, model_->config.num_layers);
     fmt::print("memory             {}; peak resident {:.0f} MB\n", plan_.text(), peak_resident_mb());

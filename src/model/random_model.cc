@@ -1,6 +1,7 @@
 #include "model/random_model.h"
 
 #include <cmath>
+#include <deque>
 #include <vector>
 
 #include "base/rng.h"
@@ -10,11 +11,17 @@ namespace {
 
 constexpr int64_t kDistinctRows = 64;
 
-std::unique_ptr<Weight> random_weight(Backend& backend, int64_t rows, int64_t cols, WeightFormat format) {
+/// bf16, uniform, with the spread that keeps a product with unit inputs near one.
+std::vector<uint16_t> random_matrix(int64_t rows, int64_t cols) {
   const double scale = 1.0 / std::sqrt(static_cast<double>(cols));
-  std::vector<uint16_t> values(static_cast<size_t>(kDistinctRows * cols));
+  std::vector<uint16_t> values(static_cast<size_t>(rows * cols));
   for (size_t i = 0; i < values.size(); ++i)
     values[i] = f32_to_bf16(static_cast<float>(scale * (2.0 * random_uniform(1, 2, i) - 1.0)));
+  return values;
+}
+
+std::unique_ptr<Weight> random_weight(Backend& backend, int64_t rows, int64_t cols, WeightFormat format) {
+  const std::vector<uint16_t> values = random_matrix(kDistinctRows, cols);
   WeightSource source{.cols = cols, .rows = {}};
   for (int64_t r = 0; r < rows; ++r)
     source.rows.push_back({values.data() + r % kDistinctRows * cols, DType::kBf16});
@@ -43,6 +50,25 @@ std::unique_ptr<Model> make_random_model(const ModelConfig& config, Backend& bac
     }
   }
   return model;
+}
+
+std::unique_ptr<Adapter> make_random_adapter(const ModelConfig& config, Backend& backend, int64_t rank,
+                                             DType dtype) {
+  auto adapter = std::make_unique<Adapter>(config.num_layers);
+  for (const Site site : kSites) {
+    LoraSource source{.k = 0, .n = site_rows(config, site), .pairs = {}};
+    std::deque<std::vector<uint16_t>> matrices;
+    for (const LinearModule& module : linear_modules(config)) {
+      if (module.site != site) continue;
+      source.k = module.k;
+      const void* a = matrices.emplace_back(random_matrix(rank, module.k)).data();
+      const void* b = matrices.emplace_back(random_matrix(module.n_count, rank)).data();
+      source.pairs.push_back({module.n_begin, module.n_count, rank, 1.0f, a, b, DType::kBf16});
+    }
+    for (int layer = 0; layer < config.num_layers; ++layer)
+      adapter->set(layer, site, backend.pack_lora(source, dtype));
+  }
+  return adapter;
 }
 
 }  // namespace polylora
