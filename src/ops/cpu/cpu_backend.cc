@@ -64,6 +64,7 @@ class CpuBackend final : public TrainingBackend {
   CpuBackend(const Kernels& kernels, int threads)
       : kernels_(kernels),
         pool_(threads),
+        queue_(pool_.size()),
         narrowed_(kernels),
         lora_delta_(kernels, pool_),
         attention_(kernels, pool_),
@@ -123,7 +124,7 @@ class CpuBackend final : public TrainingBackend {
     pool_.run([&](int member) {
       narrow_rows(x, weight, member, pool_.size());
       pool_.barrier();
-      queue_.drain([&](int64_t item) {
+      queue_.drain(member, [&](int64_t item) {
         // Row runs of the same panels follow each other: the second finds them in the cache.
         const int64_t panel = item / items.row_runs * items.panels_each;
         const int64_t row = item % items.row_runs * items.rows_each;
@@ -297,7 +298,7 @@ class CpuBackend final : public TrainingBackend {
 
   const Kernels& kernels_;
   ThreadPool pool_;
-  WorkQueue queue_;
+  StretchQueue queue_;
   NarrowedRows narrowed_;
   LoraDelta lora_delta_;
   PagedAttention attention_;

@@ -7,8 +7,11 @@
 //
 // Packed panels. A matrix w[N,K] is cut into panels of 16 rows; a panel is a stream of 64-byte rows, each
 // holding for all 16 rows of w the next 4 bytes of K: 1 f32, 2 bf16, 4 q8 or 8 q4 (low nibbles are the first
-// four). q8 and q4 panels begin with a header, per group of 32: f16 scale[16], then f16 min[16] if the matrix
-// has minima, padded to 64 bytes. N is padded with zero rows, K of bf16 with a zero.
+// four). In q8 and q4 panels a 64-byte header precedes the rows it belongs to, so that a panel stays one
+// sequential stream:
+//   with minima   before every group of 32: f16 scale[16], f16 min[16]
+//   symmetric     before every two groups: f16 scale[16] of the one, f16 scale[16] of the other
+// N is padded with zero rows, K of bf16 with a zero.
 #pragma once
 
 #include <cstddef>

@@ -86,6 +86,11 @@ struct Grid {
   size_t prefetch_ahead;
 };
 
+/// Into L2: from there the loads that follow are fast enough, and more requests may be under way than to L1.
+POLYLORA_INLINE void fetch_early(const std::byte* p) {
+  __builtin_prefetch(p, 0, 2);
+}
+
 /// acc[r][c] += x[r] · w[c] over `steps` ascending steps.
 template <class Kind, int kRows, int kCols>
 POLYLORA_INLINE void accumulate(Vec (&acc)[kRows][kCols], const Grid& w, int64_t steps, const std::byte* x,
@@ -99,10 +104,10 @@ POLYLORA_INLINE void accumulate(Vec (&acc)[kRows][kCols], const Grid& w, int64_t
       weights[c] = load_row(row + static_cast<size_t>(c) * w.column_stride);
       if constexpr (kRows >
                     2) {  // one or two rows are a plain read stream, which the hardware prefetches best
-        __builtin_prefetch(row + static_cast<size_t>(c) * w.column_stride + w.prefetch_ahead);
+        fetch_early(row + static_cast<size_t>(c) * w.column_stride + w.prefetch_ahead);
       }
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int r = 0; r < kRows; ++r) {
       const auto step = Kind::splat_step(x + static_cast<size_t>(r) * x_stride);
 #pragma GCC unroll 4
@@ -134,7 +139,7 @@ POLYLORA_INLINE void write_lanes(Vec sum, const GemmArgs& a, int64_t m, int64_t 
 
 template <bool kAdd, int kRows, int kCols>
 POLYLORA_INLINE void write_whole(const Vec (&acc)[kRows][kCols], float* y, int64_t stride) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int r = 0; r < kRows; ++r, y += stride) {
 #pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) {
@@ -152,7 +157,7 @@ POLYLORA_INLINE void write_tile(const Vec (&acc)[kRows][kCols], const GemmArgs& 
     a.accumulate ? write_whole<true>(acc, y, a.y_stride) : write_whole<false>(acc, y, a.y_stride);
     return;
   }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) write_lanes(acc[r][c], a, at.m_begin + r, (at.p_begin + c) * kLanes);
@@ -164,7 +169,7 @@ POLYLORA_INLINE void write_tile(const Vec (&acc)[kRows][kCols], const GemmArgs& 
 template <int kRows, int kCols>
 POLYLORA_INLINE void prefetch_tile(const GemmArgs& a, const Tile& at) {
   const float* y = a.y + at.m_begin * a.y_stride + at.p_begin * kLanes;
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int r = 0; r < kRows; ++r, y += a.y_stride) {
 #pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) __builtin_prefetch(y + c * kLanes, 1);
@@ -173,7 +178,7 @@ POLYLORA_INLINE void prefetch_tile(const GemmArgs& a, const Tile& at) {
 
 template <int kRows, int kCols>
 POLYLORA_INLINE void clear(Vec (&acc)[kRows][kCols]) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
   for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
     for (int c = 0; c < kCols; ++c) acc[r][c] = splat(0.0f);
@@ -184,6 +189,7 @@ template <class Kind>
 struct FloatTile {
   static constexpr int kMaxRows = kFloatTileRows;
   static constexpr int kMaxCols = kFloatTileCols;
+  static constexpr int kNarrowRows = kFloatNarrowRows;
 
   template <int kRows, int kCols>
   static void run(const GemmArgs& a, const Tile& at) {
@@ -198,21 +204,37 @@ struct FloatTile {
   }
 };
 
+/// Where the groups of a q8 (kNibbles false) or q4 panel lie: kernels.h describes it.
+template <bool kNibbles, bool kMin>
+struct QuantLayout {
+  static constexpr int64_t kGroupsPerHeader = kMin ? 1 : 2;
+  static constexpr int64_t kScaleBytes = kRowBytes / kGroupsPerHeader;  // of a group, with its minima
+  static constexpr int64_t kGroupRows = kNibbles ? kGroup / 8 : kGroup / 4;
+  static constexpr int64_t kGroupBytes = kGroupRows * kRowBytes;
+
+  static constexpr int64_t rows_at(int64_t group) {  // bytes from the panel's begin
+    return (group / kGroupsPerHeader + 1) * kRowBytes + group * kGroupBytes;
+  }
+  static constexpr int64_t scales_at(int64_t group) {
+    const int64_t within = group % kGroupsPerHeader;
+    return rows_at(group - within) - kRowBytes + within * kScaleBytes;
+  }
+};
+
 /// q8 (kNibbles false) and q4 tiles. Within a group of 32 the sums are exact integers; across groups
 ///   acc += sum * (w_scale * x_scale) [+ w_min * (x_scale * Σ x)]
 /// A symmetric zero point enters the integer sum as its start value, -zero_point * Σ x.
 template <bool kNibbles, bool kMin>
 struct QuantTile {
   static constexpr int kMaxRows = kQuantTileRows;
+  static constexpr int kNarrowRows = kQuantNarrowRows;
   static constexpr int kMaxCols = kQuantTileCols;
-  static constexpr size_t kHeaderBytes = kMin ? 64 : 32;                    // per group
-  static constexpr size_t kGroupRows = kNibbles ? kGroup / 8 : kGroup / 4;  // 64-byte rows per group
-  static constexpr size_t kGroupBytes = kGroupRows * kRowBytes;
+  using Layout = QuantLayout<kNibbles, kMin>;
 
   template <int kRows, int kCols>
   POLYLORA_INLINE static void dot_row(IVec (&sum)[kRows][kCols], const Row (&w)[kCols], const std::byte* x,
                                       size_t x_stride) {
-#pragma GCC unroll 16
+#pragma GCC unroll 32
     for (int r = 0; r < kRows; ++r) {
       const Int8Quad quad = splat_int8_quad(x + static_cast<size_t>(r) * x_stride);
 #pragma GCC unroll 4
@@ -224,12 +246,12 @@ struct QuantTile {
   POLYLORA_INLINE static void dot_group(IVec (&sum)[kRows][kCols], const std::byte* w, size_t column_stride,
                                         const std::byte* x, size_t x_stride, size_t ahead) {
 #pragma GCC unroll 8
-    for (size_t s = 0; s < kGroupRows; ++s, w += kRowBytes) {
+    for (size_t s = 0; s < Layout::kGroupRows; ++s, w += kRowBytes) {
       Row rows[kCols];
 #pragma GCC unroll 4
       for (int c = 0; c < kCols; ++c) {
         rows[c] = load_row(w + static_cast<size_t>(c) * column_stride);
-        if constexpr (kRows > 2) __builtin_prefetch(w + static_cast<size_t>(c) * column_stride + ahead);
+        if constexpr (kRows > 2) fetch_early(w + static_cast<size_t>(c) * column_stride + ahead);
       }
       if constexpr (!kNibbles) {
         dot_row(sum, rows, x + 4 * s, x_stride);
@@ -247,26 +269,35 @@ struct QuantTile {
 
   template <int kRows, int kCols>
   static void run(const GemmArgs& a, const Tile& at) {
-    const int64_t groups = a.k / kGroup;
-    const std::byte* header = a.panels + static_cast<size_t>(at.p_begin) * a.panel_bytes;
-    const std::byte* w = header + round_up(groups * int64_t{kHeaderBytes}, kRowBytes);
+    const std::byte* panel = a.panels + static_cast<size_t>(at.p_begin) * a.panel_bytes;
     const std::byte* x = a.x + static_cast<size_t>(at.m_begin) * a.x_stride;
     const std::byte* x_groups = x + a.k;
     Vec acc[kRows][kCols];
     clear(acc);
-    for (int64_t g = 0; g < groups;
-         ++g, header += kHeaderBytes, w += kGroupBytes, x += kGroup, x_groups += 8) {
+    const int64_t groups = a.k / kGroup;
+    for (int64_t g = 0; g < groups; ++g, x += kGroup, x_groups += 8) {
       IVec sum[kRows][kCols];
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const std::byte* offset = x_groups + static_cast<size_t>(r) * a.x_stride + 4;
-#pragma GCC unroll 4
-        for (int c = 0; c < kCols; ++c) sum[r][c] = isplat(kMin ? 0 : load_int(offset));
+      start_group(sum, x_groups, a.x_stride);
+      if constexpr (kRows > 2) {
+        for (int c = 0; c < kCols; ++c)
+          fetch_early(panel + static_cast<size_t>(c) * a.panel_bytes + Layout::scales_at(g) +
+                      at.prefetch_ahead);
       }
-      dot_group(sum, w, a.panel_bytes, x, a.x_stride, at.prefetch_ahead);
-      add_group(acc, sum, header, a.panel_bytes, x_groups, a.x_stride);
+      dot_group(sum, panel + Layout::rows_at(g), a.panel_bytes, x, a.x_stride, at.prefetch_ahead);
+      add_group(acc, sum, panel + Layout::scales_at(g), a.panel_bytes, x_groups, a.x_stride);
     }
     write_tile(acc, a, at);
+  }
+
+  template <int kRows, int kCols>
+  POLYLORA_INLINE static void start_group(IVec (&sum)[kRows][kCols], const std::byte* x_groups,
+                                          size_t x_stride) {
+#pragma GCC unroll 32
+    for (int r = 0; r < kRows; ++r) {
+      const std::byte* offset = x_groups + static_cast<size_t>(r) * x_stride + 4;
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) sum[r][c] = isplat(kMin ? 0 : load_int(offset));
+    }
   }
 
   template <int kRows, int kCols>
@@ -277,14 +308,14 @@ struct QuantTile {
     for (int c = 0; c < kCols; ++c) {
       const std::byte* column = header + static_cast<size_t>(c) * column_stride;
       const Vec w_scale = load_f16(column);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
       for (int r = 0; r < kRows; ++r) {
         const Vec x_scale = splat(load_float(x_groups + static_cast<size_t>(r) * x_stride));
         acc[r][c] = fma(to_float(sum[r][c]), mul(w_scale, x_scale), acc[r][c]);
       }
       if constexpr (kMin) {
         const Vec w_min = load_f16(column + 32);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
         for (int r = 0; r < kRows; ++r) {
           const Vec x_sum = splat(load_float(x_groups + static_cast<size_t>(r) * x_stride + 4));
           acc[r][c] = fma(w_min, x_sum, acc[r][c]);
@@ -297,10 +328,10 @@ struct QuantTile {
 using TileFunction = void (*)(const GemmArgs& a, const Tile& at);
 
 /// by_rows[r] is the tile of r rows and kCols columns.
-template <class Kind, int kCols>
+template <class Kind, int kMaxRows, int kCols>
 struct TileTable {
-  TileFunction by_rows[Kind::kMaxRows + 1] = {};
-  constexpr TileTable() { fill<Kind::kMaxRows>(); }
+  TileFunction by_rows[kMaxRows + 1] = {};
+  constexpr TileTable() { fill<kMaxRows>(); }
   template <int kRows>
   constexpr void fill() {
     by_rows[kRows] = &Kind::template run<kRows, kCols>;
@@ -313,30 +344,36 @@ constexpr size_t kPanelGroupBytes = size_t{256} << 10;  // a quarter of a large 
 constexpr size_t kLeastGroupedBytes = 4096;             // of a panel
 constexpr int64_t kLeastGroupedTiles = 8;               // of rows
 
+template <class Kind>
+constexpr TileTable<Kind, Kind::kNarrowRows, 1> kNarrowTiles;
+
 /// One row tile over the panels [p_begin, p_end).
 template <class Kind>
 POLYLORA_INLINE void gemm_row_tile(const GemmArgs& a, int64_t m_begin, int64_t rows, int64_t p_begin,
                                    int64_t p_end, bool fetches_panels) {
-  static constexpr TileTable<Kind, Kind::kMaxCols> kWide;
-  static constexpr TileTable<Kind, 1> kNarrow;
+  static constexpr TileTable<Kind, Kind::kMaxRows, Kind::kMaxCols> kWide;
   for (int64_t p = p_begin; p < p_end;) {
     const bool wide = p_end - p >= Kind::kMaxCols;
     const int64_t step = wide ? Kind::kMaxCols : 1;
-    // With several row tiles the first one fetches the next panels while it uses these.
-    const size_t ahead = rows == a.rows   ? kPrefetchBytes
-                         : fetches_panels ? static_cast<size_t>(step) * a.panel_bytes
-                                          : 0;
-    (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(a, {m_begin, p, ahead});
+    // The first row tile fetches the next panels while it uses these.
+    const size_t ahead = fetches_panels ? static_cast<size_t>(step) * a.panel_bytes : 0;
+    (wide ? kWide.by_rows[rows] : kNarrowTiles<Kind>.by_rows[rows])(a, {m_begin, p, ahead});
     p += step;
   }
 }
 
-/// A group of panels that fits L2 is read from memory once; within it rows are outside, so that a tile's x
-/// stays in L1 and its results fill whole stretches of y. Few rows (decoding), whose x stays in L1 anyway,
-/// and short panels (LoRA's B), which have little of it, walk two panels at a time with the rows inside.
+/// Few rows (decoding): one tile takes them all, and the panels go by once, as one sequential stream.
 template <class Kind>
-void gemm(const GemmArgs& a) {
-  const int64_t panels = (a.cols + kLanes - 1) / kLanes;
+void stream_panels(const GemmArgs& a, int64_t panels) {
+  const TileFunction tile = kNarrowTiles<Kind>.by_rows[a.rows];
+  for (int64_t p = 0; p < panels; ++p) tile(a, {0, p, kPrefetchBytes});
+}
+
+/// A group of panels that fits L2 is read from memory once; within it rows are outside, so that a tile's x
+/// stays in L1 and its results fill whole stretches of y. Short panels (LoRA's B), which have little of it,
+/// and a few tiles of rows walk the panels of one tile at a time with the rows inside.
+template <class Kind>
+void reuse_panels(const GemmArgs& a, int64_t panels) {
   const int64_t row_tiles = (a.rows + Kind::kMaxRows - 1) / Kind::kMaxRows;
   const auto fitting =
       static_cast<int64_t>(kPanelGroupBytes / a.panel_bytes) / Kind::kMaxCols * Kind::kMaxCols;
@@ -350,6 +387,13 @@ void gemm(const GemmArgs& a) {
       gemm_row_tile<Kind>(a, begin, a.rows * (i + 1) / row_tiles - begin, p, p_end, i == 0);
     }
   }
+}
+
+template <class Kind>
+void gemm(const GemmArgs& a) {
+  static_assert(Kind::kNarrowRows >= Kind::kMaxRows, "every tile of reuse_panels has a narrow form");
+  const int64_t panels = (a.cols + kLanes - 1) / kLanes;
+  a.rows <= Kind::kNarrowRows ? stream_panels<Kind>(a, panels) : reuse_panels<Kind>(a, panels);
 }
 
 // --- activations

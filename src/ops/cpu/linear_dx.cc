@@ -73,7 +73,6 @@ void LinearDx::multiply(const Part& part, const Items& items, int64_t item, int 
     kernels_.training.transpose[static_cast<size_t>(layout.kind)]({
         .panels = part.w->panels() + static_cast<size_t>(n / kLanes) * layout.panel_bytes(),
         .panel_bytes = layout.panel_bytes(),
-        .header_bytes = layout.header_bytes(),
         .k = layout.k,
         .zero_point = part.w->zero_point(),
         .k_begin = k_begin,

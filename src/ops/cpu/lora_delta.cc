@@ -25,9 +25,9 @@ void LoraDelta::run(Mat y, ConstMat x, std::span<const LoraGroup> groups) {
   pool_.run([&](int member) {
     narrow_rows(x, member);
     pool_.barrier();
-    shrink_queue_.drain([&](int64_t i) { shrink(shrinks_[static_cast<size_t>(i)], x.cols); });
+    shrink_queue_.drain(member, [&](int64_t i) { shrink(shrinks_[static_cast<size_t>(i)], x.cols); });
     pool_.barrier();
-    expand_queue_.drain([&](int64_t i) { expand(expands_[static_cast<size_t>(i)], y); });
+    expand_queue_.drain(member, [&](int64_t i) { expand(expands_[static_cast<size_t>(i)], y); });
   });
 }
 

@@ -16,7 +16,12 @@ namespace polylora::cpu {
 class LoraDelta {
  public:
   LoraDelta(const Kernels& kernels, ThreadPool& pool)
-      : kernels_(kernels), pool_(pool), x_(kernels), h_(kernels) {}
+      : kernels_(kernels),
+        pool_(pool),
+        x_(kernels),
+        h_(kernels),
+        shrink_queue_(pool.size()),
+        expand_queue_(pool.size()) {}
 
   void run(Mat y, ConstMat x, std::span<const LoraGroup> groups);
 
@@ -50,8 +55,8 @@ class LoraDelta {
   std::vector<Rows> groups_;
   std::vector<Shrink> shrinks_;
   std::vector<Expand> expands_;
-  WorkQueue shrink_queue_;
-  WorkQueue expand_queue_;
+  StretchQueue shrink_queue_;
+  StretchQueue expand_queue_;
 };
 
 }  // namespace polylora::cpu

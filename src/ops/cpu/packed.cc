@@ -25,10 +25,6 @@ bool has_nibbles(PanelKind kind) {
 bool has_min(PanelKind kind) {
   return kind == PanelKind::kQ8Min || kind == PanelKind::kQ4Min;
 }
-int64_t group_header_bytes(PanelKind kind) {
-  return has_min(kind) ? 2 * kLanes * 2 : kLanes * 2;
-}
-
 PanelKind panel_kind(WeightFormat format, QuantScheme scheme) {
   switch (format) {
     case WeightFormat::kF32:
@@ -50,18 +46,29 @@ class PanelPacker {
   PanelPacker(const PanelLayout& layout, QuantScheme scheme) : layout_(layout), scheme_(scheme) {}
 
   void pack(std::span<const WeightSource::Row> rows, std::byte* panel) {
-    std::array<const std::byte*, kLanes> lanes;
+    Lanes lanes;
     for (size_t lane = 0; lane < kLanes; ++lane) {
       lanes[lane] = lane < rows.size() ? lane_of(rows[lane], lane, panel) : zero_lane();
     }
-    std::byte* out = panel + layout_.header_bytes();
-    const auto lane_bytes = static_cast<size_t>(layout_.steps()) * 4;
-    for (size_t at = 0; at < lane_bytes; at += 4, out += kRowBytes) {
-      for (size_t lane = 0; lane < kLanes; ++lane) std::memcpy(out + 4 * lane, lanes[lane] + at, 4);
+    if (!is_quantised(layout_.kind)) {
+      interleave(lanes, 0, layout_.steps(), panel);
+      return;
+    }
+    const int64_t steps = layout_.steps_per_group();
+    for (int64_t g = 0; g < layout_.k / kGroup; ++g) {
+      interleave(lanes, g * steps, steps, panel + layout_.group_offset(g));
     }
   }
 
  private:
+  using Lanes = std::array<const std::byte*, kLanes>;
+
+  static void interleave(const Lanes& lanes, int64_t first_step, int64_t steps, std::byte* out) {
+    for (int64_t s = first_step; s < first_step + steps; ++s, out += kRowBytes) {
+      for (size_t lane = 0; lane < kLanes; ++lane) std::memcpy(out + 4 * lane, lanes[lane] + 4 * s, 4);
+    }
+  }
+
   const std::byte* lane_of(const WeightSource::Row& row, size_t lane, std::byte* panel) {
     const bool as_stored =
         (layout_.kind == PanelKind::kF32 && row.dtype == DType::kF32) ||
@@ -103,10 +110,11 @@ class PanelPacker {
     groups_.resize(static_cast<size_t>(layout_.k / kGroup));
     const WeightFormat format = has_nibbles(layout_.kind) ? WeightFormat::kQ4 : WeightFormat::kQ8;
     quantize_row(row, layout_.k, format, scheme_, groups_.data());
-    for (const QuantGroup& group : groups_) {
-      std::memcpy(panel + 2 * lane, &group.scale, 2);
-      if (has_min(layout_.kind)) std::memcpy(panel + 2 * (kLanes + lane), &group.min, 2);
-      panel += group_header_bytes(layout_.kind);
+    for (size_t g = 0; g < groups_.size(); ++g) {
+      const QuantGroup& group = groups_[g];
+      std::byte* scales = panel + layout_.scale_offset(static_cast<int64_t>(g)) + 2 * lane;
+      std::memcpy(scales, &group.scale, 2);
+      if (has_min(layout_.kind)) std::memcpy(scales + 2 * kLanes, &group.min, 2);
       out = has_nibbles(layout_.kind) ? put_nibbles(group, out) : put_bytes(group, out);
     }
   }
@@ -180,19 +188,37 @@ T load_at(const std::byte* p) {
 
 }  // namespace
 
-size_t PanelLayout::header_bytes() const {
-  if (!is_quantised(kind)) return 0;
-  return static_cast<size_t>(round_up(k / kGroup * group_header_bytes(kind), kRowBytes));
-}
-
 int64_t PanelLayout::steps() const {
   if (kind == PanelKind::kF32) return k;
   if (kind == PanelKind::kBf16) return (k + 1) / 2;
-  return has_nibbles(kind) ? k / 8 : k / 4;
+  return k / kGroup * steps_per_group();
 }
 
-// --- weights
-// ------------------------------------------------------------------------------------------------------
+int64_t PanelLayout::steps_per_group() const {
+  return has_nibbles(kind) ? kGroup / 8 : kGroup / 4;
+}
+
+int64_t PanelLayout::groups_per_header() const {
+  return has_min(kind) ? 1 : 2;
+}
+
+size_t PanelLayout::panel_bytes() const {
+  const int64_t per_header = groups_per_header();
+  const int64_t headers = is_quantised(kind) ? (k / kGroup + per_header - 1) / per_header : 0;
+  return static_cast<size_t>(headers + steps()) * kRowBytes;
+}
+
+size_t PanelLayout::group_offset(int64_t g) const {
+  const int64_t headers = g / groups_per_header() + 1;
+  return static_cast<size_t>(headers + g * steps_per_group()) * kRowBytes;
+}
+
+size_t PanelLayout::scale_offset(int64_t g) const {
+  const int64_t within = g % groups_per_header();
+  return group_offset(g - within) - kRowBytes + static_cast<size_t>(within) * 2 * kLanes;
+}
+
+// --- weights ---------------------------------------------------------------------------------------------
 
 CpuWeight::CpuWeight(const WeightSource& source, WeightFormat format, int threads) : format_(format) {
   if (format == WeightFormat::kQ8 || format == WeightFormat::kQ4) scheme_ = quant_scheme(source, format);
@@ -221,30 +247,23 @@ void CpuWeight::read_row(int64_t row, float* out) const {
 }
 
 void CpuWeight::read_quantised_row(const std::byte* panel, int64_t lane, float* out) const {
-  const std::byte* header = panel + 2 * lane;
-  const std::byte* at = panel + layout_.header_bytes() + 4 * lane;
   const bool nibbles = has_nibbles(layout_.kind);
-  for (int64_t g = 0; g < layout_.k / kGroup; ++g, header += group_header_bytes(layout_.kind)) {
-    const float scale = f16_to_f32(load_at<uint16_t>(header));
-    const float min = has_min(layout_.kind) ? f16_to_f32(load_at<uint16_t>(header + 2 * kLanes)) : 0.0f;
-    for (int i = 0; i < kGroup;) {
-      const auto four = load_at<std::array<uint8_t, 4>>(at);
-      at += kRowBytes;
-      for (int j = 0; j < 4; ++j) {
-        const int q = nibbles ? four[static_cast<size_t>(j)] & 15 : four[static_cast<size_t>(j)];
-        *out++ = scale * static_cast<float>(q - scheme_.zero_point) + min;
-      }
-      i += 4;
+  for (int64_t g = 0; g < layout_.k / kGroup; ++g) {
+    const std::byte* scales = panel + layout_.scale_offset(g) + 2 * lane;
+    const float scale = f16_to_f32(load_at<uint16_t>(scales));
+    const float min = has_min(layout_.kind) ? f16_to_f32(load_at<uint16_t>(scales + 2 * kLanes)) : 0.0f;
+    const auto value = [&](int q) { return scale * static_cast<float>(q - scheme_.zero_point) + min; };
+    const std::byte* at = panel + layout_.group_offset(g) + 4 * lane;
+    for (int64_t s = 0; s < layout_.steps_per_group(); ++s, at += kRowBytes) {
+      const auto bytes = load_at<std::array<uint8_t, 4>>(at);
+      for (const uint8_t byte : bytes) *out++ = value(nibbles ? byte & 15 : byte);
       if (!nibbles) continue;
-      for (const uint8_t pair : four)
-        *out++ = scale * static_cast<float>((pair >> 4) - scheme_.zero_point) + min;
-      i += 4;
+      for (const uint8_t byte : bytes) *out++ = value(byte >> 4);
     }
   }
 }
 
-// --- adapters
-// -----------------------------------------------------------------------------------------------------
+// --- adapters --------------------------------------------------------------------------------------------
 
 namespace {
 

@@ -18,10 +18,15 @@ struct PanelLayout {
   int64_t k = 0;
 
   int64_t panels() const { return (n + kLanes - 1) / kLanes; }
-  size_t header_bytes() const;
-  size_t panel_bytes() const { return header_bytes() + static_cast<size_t>(steps()) * kRowBytes; }
+  int64_t steps() const;            // 64-byte rows in a panel, without the headers
+  int64_t steps_per_group() const;  // q8, q4: of those, rows in a group of 32
+  int64_t groups_per_header() const;
+  size_t panel_bytes() const;
   size_t bytes() const { return static_cast<size_t>(panels()) * panel_bytes(); }
-  int64_t steps() const;  // 64-byte rows in a panel, without the header
+
+  /// q8, q4: where in a panel the data and the scales of group g begin.
+  size_t group_offset(int64_t g) const;
+  size_t scale_offset(int64_t g) const;
 };
 
 inline size_t narrow_bytes(const Kernels& kernels, PanelKind kind, int64_t k) {

@@ -17,8 +17,10 @@ constexpr const char* kIsaDescription = "avx2-fma";
 // Tile sizes: two registers per vector, 16 registers.
 constexpr int kFloatTileRows = 6;
 constexpr int kFloatTileCols = 1;
+constexpr int kFloatNarrowRows = 6;
 constexpr int kQuantTileRows = 3;
 constexpr int kQuantTileCols = 1;
+constexpr int kQuantNarrowRows = 3;
 constexpr int kValueTileRows = 3;
 constexpr int kValueTileCols = 2;
 

@@ -17,8 +17,10 @@ constexpr const char* kIsaDescription = "avx512-bf16-vnni";
 // Tile sizes: accumulators plus one weight row per column and one broadcast fit 32 registers.
 constexpr int kFloatTileRows = 14;
 constexpr int kFloatTileCols = 2;
+constexpr int kFloatNarrowRows = 28;
 constexpr int kQuantTileRows = 6;
 constexpr int kQuantTileCols = 2;
+constexpr int kQuantNarrowRows = 12;
 constexpr int kValueTileRows = 6;
 constexpr int kValueTileCols = 4;
 

@@ -15,8 +15,10 @@ constexpr const char* kIsaDescription = "generic";
 
 constexpr int kFloatTileRows = 2;
 constexpr int kFloatTileCols = 1;
+constexpr int kFloatNarrowRows = 2;
 constexpr int kQuantTileRows = 2;
 constexpr int kQuantTileCols = 1;
+constexpr int kQuantNarrowRows = 2;
 constexpr int kValueTileRows = 2;
 constexpr int kValueTileCols = 1;
 

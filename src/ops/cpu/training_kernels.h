@@ -12,7 +12,6 @@ namespace polylora::cpu {
 struct TransposeArgs {
   const std::byte* panels;  // of w, from the first of the rows to take
   size_t panel_bytes;
-  size_t header_bytes;
   int64_t k;         // of w
   int zero_point;    // of w, q8 and q4 without minima
   int64_t k_begin;   // the first column, a multiple of 16

@@ -33,12 +33,12 @@ struct QuantReader {
     POLYLORA_INLINE Vec value(IVec q) const { return add(mul(scale, to_float(iadd(q, zero))), min); }
   };
 
-  static constexpr int64_t kHeaderBytes = kMin ? 64 : 32;
+  using Layout = QuantLayout<kNibbles, kMin>;
   static constexpr int64_t kPerRow = kNibbles ? 8 : 4;  // values of one lane in a 64-byte row
   static constexpr int64_t kBytes = kLanes / kPerRow * kRowBytes;
 
-  POLYLORA_INLINE static size_t offset(const TransposeArgs& a, int64_t k) {
-    return a.header_bytes + static_cast<size_t>(k / kPerRow * kRowBytes);
+  POLYLORA_INLINE static size_t offset(const TransposeArgs&, int64_t k) {
+    return static_cast<size_t>(Layout::rows_at(k / kGroup) + k % kGroup / kPerRow * kRowBytes);
   }
 
   POLYLORA_INLINE static void read(Bf16Block& block, const TransposeArgs& a, const std::byte* panel,
@@ -47,10 +47,10 @@ struct QuantReader {
       for (int i = 0; i < kLanes / 2; ++i) block[i] = zero_row();
       return;
     }
-    const std::byte* header = panel + k / kGroup * kHeaderBytes;
-    const Vec scale = load_f16(header);
+    const std::byte* scales = panel + Layout::scales_at(k / kGroup);
+    const Vec scale = load_f16(scales);
     Vec min = splat(0.0f);
-    if constexpr (kMin) min = load_f16(header + 32);
+    if constexpr (kMin) min = load_f16(scales + 32);
     const Group group{scale, min, isplat(-a.zero_point)};
     const std::byte* row = panel + offset(a, k);
 #pragma GCC unroll 4
