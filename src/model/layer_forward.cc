@@ -53,14 +53,17 @@ void LayerForward::run_until_activated(int layer, const Batch& batch, KvCache& c
 
 void LayerForward::project(Mat y, ConstMat x, int layer, Site site, const Batch& batch) {
   const Linear& linear = model_.layers[static_cast<size_t>(layer)].at(site);
-  backend_.linear(y, x, *linear.weight, linear.bias);
   lora_groups_.clear();
   for (const AdapterGroup& group : batch.groups) {
     const LoraWeight* weight = group.adapter == nullptr ? nullptr : group.adapter->weight(layer, site);
     if (weight != nullptr) lora_groups_.push_back({group.row_begin, group.row_end, weight});
   }
-  if (lora_groups_.empty()) return;
-  backend_.lora_delta(y, batch.adapter_input ? batch.adapter_input(x, layer, site) : x, lora_groups_);
+  if (batch.adapter_input && !lora_groups_.empty()) {
+    backend_.linear(y, x, *linear.weight, linear.bias);
+    backend_.lora_delta(y, batch.adapter_input(x, layer, site), lora_groups_);
+  } else {
+    backend_.linear(y, x, *linear.weight, linear.bias, lora_groups_);
+  }
   for (const AdapterGroup& group : batch.groups) {
     if (group.adapter == nullptr) continue;
     const std::span<const float> gain = group.adapter->gain(layer, site);

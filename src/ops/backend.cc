@@ -83,11 +83,13 @@ void Backend::rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<cons
   do_rmsnorm(y, sum, x, delta, gain, eps);
 }
 
-void Backend::linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias) {
+void Backend::linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias,
+                     std::span<const LoraGroup> groups) {
   check(has_shape(x, x.rows, w.cols()), "linear: x is [T,K]");
   check(has_shape(y, x.rows, w.rows()), "linear: y is [T,N]");
   check(bias.empty() || static_cast<int64_t>(bias.size()) == w.rows(), "linear: bias is [N]");
-  if (x.rows > 0) do_linear(y, x, w, bias);
+  check_groups(groups, x.rows);
+  if (x.rows > 0) do_linear(y, x, w, bias, groups);
 }
 
 void Backend::lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups) {

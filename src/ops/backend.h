@@ -82,8 +82,10 @@ class Backend {
   /// gain. x, delta, sum, y: [T,D]; gain: [D]. Without delta, sum must be empty.
   void rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain, float eps);
 
-  /// y[T,N] = x[T,K] · wᵀ (+ bias[N] unless empty).
-  void linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias);
+  /// y[T,N] = x[T,K] · wᵀ (+ bias[N] unless empty), then lora_delta(y, x, groups): the same result, but a
+  /// backend may do both while it has x and y at hand.
+  void linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias,
+              std::span<const LoraGroup> groups = {});
 
   /// Per group with a weight, for each of its pairs: y[rows, n-range] += scale * (x·Aᵀ)·Bᵀ.
   void lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups);
@@ -123,7 +125,8 @@ class Backend {
   virtual void do_embed(Mat y, const Weight& w, std::span<const int32_t> ids) = 0;
   virtual void do_rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain,
                           float eps) = 0;
-  virtual void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias) = 0;
+  virtual void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias,
+                         std::span<const LoraGroup> groups) = 0;
   virtual void do_lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups) = 0;
   virtual void do_rope(Mat q, Mat k, int head_dim, std::span<const int32_t> positions, RopeTable table) = 0;
   virtual void do_kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v,

@@ -236,7 +236,8 @@ class RefBackend final : public TrainingBackend {
     }
   }
 
-  void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias) override {
+  void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias,
+                 std::span<const LoraGroup> groups) override {
     const auto& weight = as<const RefWeight>(w);
     for (int64_t t = 0; t < x.rows; ++t) {
       if (weight.is_quantised()) {
@@ -246,6 +247,7 @@ class RefBackend final : public TrainingBackend {
       }
       for (size_t n = 0; n < bias.size(); ++n) y.row(t)[n] += bias[n];
     }
+    do_lora_delta(y, x, groups);
   }
 
   void do_lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups) override {

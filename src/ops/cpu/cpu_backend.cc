@@ -8,15 +8,14 @@
 #include "base/thread_pool.h"
 #include "ops/cpu/attention_backward.h"
 #include "ops/cpu/kv_cache.h"
+#include "ops/cpu/linear.h"
 #include "ops/cpu/linear_dw.h"
 #include "ops/cpu/linear_dx.h"
 #include "ops/cpu/lora_backward.h"
 #include "ops/cpu/lora_delta.h"
 #include "ops/cpu/packed.h"
 #include "ops/cpu/paged_attention.h"
-#include "ops/cpu/scratch.h"
 #include "ops/cpu/training_ops.h"
-#include "ops/cpu/work_queue.h"
 
 namespace polylora {
 namespace cpu {
@@ -34,38 +33,15 @@ Derived& as(Base& handle) {
   return *derived;
 }
 
-/// Less work than this (in multiply-adds or elements) is done before the other threads would have woken.
-constexpr int64_t kInlineProducts = 1 << 16;
+/// Fewer elements than this are done before the other threads would have woken.
 constexpr int64_t kInlineElements = 1 << 12;
-
-/// How a linear is cut: runs of panels, and runs of rows where panels alone would not feed the threads.
-struct LinearItems {
-  int64_t panels_each;
-  int64_t rows_each;
-  int64_t panel_runs;
-  int64_t row_runs;
-
-  LinearItems(int64_t panels, int64_t rows, int threads) {
-    constexpr int64_t kItemsPerThread = 8;
-    constexpr int64_t kPanelStep = 2;  // the widest tile
-    constexpr int64_t kLeastRows = 48;
-    const int64_t wanted = kItemsPerThread * threads;
-    panels_each = std::max<int64_t>(1, panels / wanted / kPanelStep) * kPanelStep;
-    panel_runs = ceil_div(panels, panels_each);
-    row_runs = std::clamp<int64_t>(wanted / panel_runs, 1, ceil_div(rows, kLeastRows));
-    rows_each = ceil_div(rows, row_runs);
-    row_runs = ceil_div(rows, rows_each);
-  }
-  int64_t count() const { return panel_runs * row_runs; }
-};
 
 class CpuBackend final : public TrainingBackend {
  public:
   CpuBackend(const Kernels& kernels, int threads)
       : kernels_(kernels),
         pool_(threads),
-        queue_(pool_.size()),
-        narrowed_(kernels),
+        linear_(kernels, pool_),
         lora_delta_(kernels, pool_),
         attention_(kernels, pool_),
         attention_backward_(kernels, pool_),
@@ -111,27 +87,9 @@ class CpuBackend final : public TrainingBackend {
     });
   }
 
-  void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias) override {
-    const auto& weight = as<const CpuWeight>(w);
-    narrowed_.resize(x.rows, narrow_bytes(kernels_, weight.layout().kind, x.cols));
-    const LinearItems items(weight.layout().panels(), x.rows, pool_.size());
-    if (x.rows * w.rows() * w.cols() < kInlineProducts || items.count() == 1) {
-      narrow_rows(x, weight, 0, 1);
-      multiply(y, weight, bias, 0, weight.layout().panels(), 0, x.rows);
-      return;
-    }
-    queue_.reset(items.count());
-    pool_.run([&](int member) {
-      narrow_rows(x, weight, member, pool_.size());
-      pool_.barrier();
-      queue_.drain(member, [&](int64_t item) {
-        // Row runs of the same panels follow each other: the second finds them in the cache.
-        const int64_t panel = item / items.row_runs * items.panels_each;
-        const int64_t row = item % items.row_runs * items.rows_each;
-        multiply(y, weight, bias, panel, std::min(panel + items.panels_each, weight.layout().panels()), row,
-                 std::min(row + items.rows_each, x.rows));
-      });
-    });
+  void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias,
+                 std::span<const LoraGroup> groups) override {
+    linear_.run(y, x, as<const CpuWeight>(w), bias, groups);
   }
 
   void do_lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups) override {
@@ -258,31 +216,6 @@ class CpuBackend final : public TrainingBackend {
     for_each(rows, rows * width, body);
   }
 
-  void narrow_rows(ConstMat x, const CpuWeight& weight, int first, int step) {
-    for (int64_t r = first; r < x.rows; r += step) {
-      narrowed_.narrow(narrowed_.row(r), weight.layout().kind, x.row(r), x.cols, weight.zero_point());
-    }
-  }
-
-  void multiply(Mat y, const CpuWeight& weight, std::span<const float> bias, int64_t panel_begin,
-                int64_t panel_end, int64_t row_begin, int64_t row_end) {
-    const PanelLayout& layout = weight.layout();
-    const int64_t first = panel_begin * kLanes;
-    kernels_.gemm[static_cast<size_t>(layout.kind)]({
-        .panels = weight.panels() + static_cast<size_t>(panel_begin) * layout.panel_bytes(),
-        .panel_bytes = layout.panel_bytes(),
-        .k = layout.k,
-        .x = narrowed_.row(row_begin),
-        .x_stride = narrowed_.stride(),
-        .rows = row_end - row_begin,
-        .y = y.row(row_begin) + first,
-        .y_stride = y.stride,
-        .cols = std::min(panel_end * kLanes, layout.n) - first,
-        .bias = bias.empty() ? nullptr : bias.data() + first,
-        .accumulate = false,
-    });
-  }
-
   static void write_head(CpuKvCache& kv, int layer, ConstMat k, ConstMat v, const SequenceSpan& span,
                          int head) {
     const int64_t column = int64_t{head} * kv.shape().head_dim;
@@ -298,8 +231,7 @@ class CpuBackend final : public TrainingBackend {
 
   const Kernels& kernels_;
   ThreadPool pool_;
-  StretchQueue queue_;
-  NarrowedRows narrowed_;
+  Linear linear_;
   LoraDelta lora_delta_;
   PagedAttention attention_;
   AttentionBackwardDriver attention_backward_;

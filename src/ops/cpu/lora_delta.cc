@@ -18,76 +18,81 @@ int64_t ceil_div(int64_t a, int64_t b) {
 }  // namespace
 
 void LoraDelta::run(Mat y, ConstMat x, std::span<const LoraGroup> groups) {
-  plan(y, x, groups);
-  if (groups_.empty()) return;
-  shrink_queue_.reset(static_cast<int64_t>(shrinks_.size()));
-  expand_queue_.reset(static_cast<int64_t>(expands_.size()));
+  if (!plan(x, y.cols, groups)) return;
+  const int64_t panels = ceil_div(y.cols, kLanes);
+  const int64_t panels_each = std::max(kLeastExpandPanels, ceil_div(panels, kItemsPerThread * pool_.size()));
+  expand_queue_.reset(ceil_div(panels, panels_each));
   pool_.run([&](int member) {
-    narrow_rows(x, member);
+    narrow(x, member, pool_.size());
     pool_.barrier();
-    shrink_queue_.drain(member, [&](int64_t i) { shrink(shrinks_[static_cast<size_t>(i)], x.cols); });
+    shrink(member);
     pool_.barrier();
-    expand_queue_.drain(member, [&](int64_t i) { expand(expands_[static_cast<size_t>(i)], y); });
+    expand_queue_.drain(member, [&](int64_t i) {
+      expand(y, {0, y.rows, i * panels_each, std::min((i + 1) * panels_each, panels)});
+    });
   });
 }
 
-void LoraDelta::plan(Mat y, ConstMat x, std::span<const LoraGroup> groups) {
+bool LoraDelta::plan(ConstMat x, int64_t n, std::span<const LoraGroup> groups, const NarrowedRows* narrowed,
+                     PanelKind narrowed_kind) {
   groups_.clear();
   shrinks_.clear();
-  expands_.clear();
+  narrowed_ = narrowed;
+  narrowed_kind_ = narrowed_kind;
+  k_ = x.cols;
+  aligned_ = true;
   size_t x_bytes = 0;
   size_t h_bytes = 0;
-  int64_t b_panels = 0;
   for (const LoraGroup& group : groups) {
     if (group.weight == nullptr || group.row_begin == group.row_end) continue;
     const auto* lora = dynamic_cast<const CpuLora*>(group.weight);
     check(lora != nullptr, "the adapter was packed by another backend");
-    check(lora->k() == x.cols && lora->n() == y.cols,
-          "lora_delta: the adapter's widths are those of x and y");
+    check(lora->k() == x.cols && lora->n() == n, "lora_delta: the adapter's widths are those of x and y");
     groups_.push_back({lora, group.row_begin, group.row_end});
     x_bytes = std::max(x_bytes, narrow_bytes(kernels_, lora->kind(), x.cols));
     h_bytes = std::max(h_bytes, narrow_bytes(kernels_, lora->kind(), lora->a_layout().n));
-    for (const CpuLora::Pair& pair : lora->pairs()) b_panels += pair.b_layout.panels();
+    for (const CpuLora::Pair& pair : lora->pairs()) aligned_ = aligned_ && pair.n_begin % kLanes == 0;
+    plan_shrink(groups_.back());
   }
+  if (groups_.empty()) return false;
   x_.resize(x.rows, x_bytes);
   h_.resize(x.rows, h_bytes);
-  const int64_t expand_panels =
-      std::max(kLeastExpandPanels, ceil_div(b_panels, kItemsPerThread * pool_.size()));
-  for (const Rows& group : groups_) plan_group(group, expand_panels);
+  shrink_queue_.reset(static_cast<int64_t>(shrinks_.size()));
+  return true;
 }
 
-void LoraDelta::plan_group(const Rows& group, int64_t expand_panels) {
+void LoraDelta::plan_shrink(const Rows& group) {
   for (int64_t begin = group.begin; begin < group.end; begin += kRowsPerItem) {
     const Rows rows{group.lora, begin, std::min(begin + kRowsPerItem, group.end)};
     for (int64_t p = 0; p < group.lora->a_layout().panels(); ++p) shrinks_.push_back({rows, p});
   }
-  for (const CpuLora::Pair& pair : group.lora->pairs()) {
-    const int64_t panels = pair.b_layout.panels();
-    for (int64_t p = 0; p < panels; p += expand_panels) {
-      expands_.push_back({group, &pair, p, std::min(p + expand_panels, panels)});
-    }
-  }
 }
 
-void LoraDelta::narrow_rows(ConstMat x, int member) {
+void LoraDelta::narrow(ConstMat x, int member, int members) {
   for (const Rows& group : groups_) {
+    if (narrowed_ != nullptr && group.lora->kind() == narrowed_kind_) continue;
     for (int64_t r = group.begin; r < group.end; ++r) {
-      if (r % pool_.size() == member) x_.narrow(x_.row(r), group.lora->kind(), x.row(r), x.cols, 0);
+      if (r % members == member) x_.narrow(x_.row(r), group.lora->kind(), x.row(r), x.cols, 0);
     }
   }
 }
 
-void LoraDelta::shrink(const Shrink& item, int64_t k) {
+void LoraDelta::shrink(int member) {
+  shrink_queue_.drain(member, [&](int64_t i) { shrink_item(shrinks_[static_cast<size_t>(i)]); });
+}
+
+void LoraDelta::shrink_item(const Shrink& item) {
   const CpuLora& lora = *item.rows.lora;
   const PanelLayout& layout = lora.a_layout();
+  const NarrowedRows& x = narrowed_ != nullptr && lora.kind() == narrowed_kind_ ? *narrowed_ : x_;
   const int64_t rows = item.rows.end - item.rows.begin;
   alignas(64) float h[kRowsPerItem][kLanes];
   kernels_.gemm[static_cast<size_t>(layout.kind)]({
       .panels = lora.a() + static_cast<size_t>(item.panel) * layout.panel_bytes(),
       .panel_bytes = layout.panel_bytes(),
-      .k = k,
-      .x = x_.row(item.rows.begin),
-      .x_stride = x_.stride(),
+      .k = k_,
+      .x = x.row(item.rows.begin),
+      .x_stride = x.stride(),
       .rows = rows,
       .y = h[0],
       .y_stride = kLanes,
@@ -103,21 +108,35 @@ void LoraDelta::shrink(const Shrink& item, int64_t k) {
   }
 }
 
-void LoraDelta::expand(const Expand& item, Mat y) {
-  const CpuLora::Pair& pair = *item.pair;
+void LoraDelta::expand(Mat y, const OutputBlock& block) {
+  for (const Rows& group : groups_) {
+    const Rows rows{group.lora, std::max(group.begin, block.row_begin), std::min(group.end, block.row_end)};
+    if (rows.begin >= rows.end) continue;
+    for (const CpuLora::Pair& pair : group.lora->pairs()) expand_pair(y, rows, pair, block);
+  }
+}
+
+/// A panel of B belongs to the block that holds its first column.
+void LoraDelta::expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, const OutputBlock& block) {
   const PanelLayout& layout = pair.b_layout;
+  const auto first_at_or_after = [&](int64_t panel) {
+    return std::clamp<int64_t>(ceil_div(panel * kLanes - pair.n_begin, kLanes), 0, layout.panels());
+  };
+  const int64_t begin = first_at_or_after(block.panel_begin);
+  const int64_t end = first_at_or_after(block.panel_end);
+  if (begin >= end) return;
+  const int64_t first = begin * kLanes;
   const size_t h_bytes = layout.kind == PanelKind::kBf16 ? kernels_.bf16_bytes : sizeof(float);
-  const int64_t first = item.panel_begin * kLanes;
   kernels_.gemm[static_cast<size_t>(layout.kind)]({
-      .panels = pair.b + static_cast<size_t>(item.panel_begin) * layout.panel_bytes(),
+      .panels = pair.b + static_cast<size_t>(begin) * layout.panel_bytes(),
       .panel_bytes = layout.panel_bytes(),
       .k = layout.k,
-      .x = h_.row(item.rows.begin) + static_cast<size_t>(pair.h_begin) * h_bytes,
+      .x = h_.row(rows.begin) + static_cast<size_t>(pair.h_begin) * h_bytes,
       .x_stride = h_.stride(),
-      .rows = item.rows.end - item.rows.begin,
-      .y = y.row(item.rows.begin) + pair.n_begin + first,
+      .rows = rows.end - rows.begin,
+      .y = y.row(rows.begin) + pair.n_begin + first,
       .y_stride = y.stride,
-      .cols = std::min(item.panel_end * kLanes, layout.n) - first,
+      .cols = std::min(end * kLanes, layout.n) - first,
       .bias = nullptr,
       .accumulate = true,
   });

@@ -1,4 +1,4 @@
-// lora_delta for a batch that mixes adapters.
+// LoRA for a batch that mixes adapters: y += scale · (x·Aᵀ)·Bᵀ per group of rows.
 #pragma once
 
 #include <vector>
@@ -10,9 +10,20 @@
 
 namespace polylora::cpu {
 
+/// Some rows and columns of y; columns are counted in panels.
+struct OutputBlock {
+  int64_t row_begin;
+  int64_t row_end;
+  int64_t panel_begin;
+  int64_t panel_end;
+};
+
 /// Two sweeps over all groups at once: shrink (h = x·Aᵀ, one item per 16 stacked ranks) and expand (y +=
-/// h·Bᵀ, one item per run of B panels). Each adapter's bytes are read once per call, unless a group has many
-/// rows. The cost of a decode batch is those bytes, so items are cut for even streams, not for arithmetic.
+/// h·Bᵀ). Each adapter's bytes are read once per call, unless a group has many rows. The cost of a decode
+/// batch is those bytes.
+///
+/// The sweeps are stages of somebody's parallel region, with a barrier between any two: narrow, shrink,
+/// expand.
 class LoraDelta {
  public:
   LoraDelta(const Kernels& kernels, ThreadPool& pool)
@@ -23,7 +34,23 @@ class LoraDelta {
         shrink_queue_(pool.size()),
         expand_queue_(pool.size()) {}
 
+  /// All of it, as a region of its own.
   void run(Mat y, ConstMat x, std::span<const LoraGroup> groups);
+
+  // --- stages
+  // ----------------------------------------------------------------------------------------------
+  /// Before the region. `narrowed`: rows of x that somebody narrows for panels of `narrowed_kind`, and that
+  /// are used where adapters are of that kind; null = none. False: no group has an adapter.
+  bool plan(ConstMat x, int64_t n, std::span<const LoraGroup> groups, const NarrowedRows* narrowed = nullptr,
+            PanelKind narrowed_kind = PanelKind::kF32);
+  /// Whether blocks of whole panels of y keep the writes of different blocks apart.
+  bool blocks_are_disjoint() const { return aligned_; }
+
+  /// This member's share of `members`.
+  void narrow(ConstMat x, int member, int members);
+  void shrink(int member);
+  /// Adds to that block of y. Blocks may be expanded in any order, by any thread.
+  void expand(Mat y, const OutputBlock& block);
 
  private:
   struct Rows {  // rows of the batch that use one adapter
@@ -35,26 +62,21 @@ class LoraDelta {
     Rows rows;
     int64_t panel;
   };
-  struct Expand {
-    Rows rows;
-    const CpuLora::Pair* pair;
-    int64_t panel_begin;
-    int64_t panel_end;
-  };
 
-  void plan(Mat y, ConstMat x, std::span<const LoraGroup> groups);
-  void plan_group(const Rows& group, int64_t expand_panels);
-  void narrow_rows(ConstMat x, int member);
-  void shrink(const Shrink& item, int64_t k);
-  void expand(const Expand& item, Mat y);
+  void plan_shrink(const Rows& group);
+  void shrink_item(const Shrink& item);
+  void expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, const OutputBlock& block);
 
   const Kernels& kernels_;
   ThreadPool& pool_;
   NarrowedRows x_;
   NarrowedRows h_;
+  const NarrowedRows* narrowed_ = nullptr;
+  PanelKind narrowed_kind_ = PanelKind::kF32;
+  int64_t k_ = 0;
+  bool aligned_ = true;
   std::vector<Rows> groups_;
   std::vector<Shrink> shrinks_;
-  std::vector<Expand> expands_;
   StretchQueue shrink_queue_;
   StretchQueue expand_queue_;
 };

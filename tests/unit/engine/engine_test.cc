@@ -44,8 +44,9 @@ class TestBackend : public Backend {
                   float eps) override {
     inner_->rmsnorm(y, sum, x, delta, gain, eps);
   }
-  void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias) override {
-    inner_->linear(y, x, w, bias);
+  void do_linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias,
+                 std::span<const LoraGroup> groups) override {
+    inner_->linear(y, x, w, bias, groups);
   }
   void do_lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups) override {
     inner_->lora_delta(y, x, groups);

@@ -1,0 +1,55 @@
+// linear: the product with a packed weight, with the deltas of adapters added while y is at hand.
+#pragma once
+
+#include "base/thread_pool.h"
+#include "ops/backend.h"
+#include "ops/cpu/lora_delta.h"
+#include "ops/cpu/scratch.h"
+#include "ops/cpu/work_queue.h"
+
+namespace polylora::cpu {
+
+class Linear {
+ public:
+  Linear(const Kernels& kernels, ThreadPool& pool)
+      : kernels_(kernels), pool_(pool), x_(kernels), lora_(kernels, pool), queue_(pool.size()) {}
+
+  void run(Mat y, ConstMat x, const CpuWeight& w, std::span<const float> bias,
+           std::span<const LoraGroup> groups);
+
+ private:
+  struct Product {
+    Mat y;
+    ConstMat x;
+    const CpuWeight& w;
+    std::span<const float> bias;
+  };
+  /// How it is cut into work items: runs of panels, and runs of rows where panels alone would not feed the
+  /// threads.
+  struct Items {
+    Items(int64_t panels, int64_t rows, int threads, int64_t least_panels);
+    int64_t count() const { return panel_runs * row_runs; }
+    OutputBlock block(int64_t item) const;
+    int64_t panels;
+    int64_t rows;
+    int64_t panels_each;
+    int64_t rows_each;
+    int64_t panel_runs;
+    int64_t row_runs;
+  };
+
+  /// One member's part; `barrier` waits for the others.
+  template <typename Barrier>
+  void work(const Product& product, const Items& items, bool adapted, int member, int members,
+            Barrier barrier);
+  void narrow(const Product& product, int member, int members);
+  void multiply(const Product& product, const OutputBlock& block);
+
+  const Kernels& kernels_;
+  ThreadPool& pool_;
+  NarrowedRows x_;
+  LoraDelta lora_;
+  StretchQueue queue_;
+};
+
+}  // namespace polylora::cpu
