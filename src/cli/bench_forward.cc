@@ -44,7 +44,8 @@ void add_flags(FlagSet& flags, BenchForwardFlags& values) {
       "--adapters", values.adapters, "N",
       "distinct adapters in a batch, beside none (a merged model); those above --streams are left out");
   flags.integer("--rank", values.rank, 1, "of the adapters, which are random, on all seven modules");
-  flags.choice("--lora-dtype", values.lora_dtype, {"bfloat16", "float32"}, "how the adapters are held");
+  flags.choice("--lora-dtype", values.lora_dtype, {"bfloat16", "float32", "int8"},
+               "how the adapters are held");
   flags.integer("--context", values.context, 1, "tokens before the one that is decoded");
   flags.integer("--steps", values.steps, 1, "of each kind in a round");
   flags.integer("--rounds", values.rounds, 1, "of all kinds in turn; medians are over rounds");
@@ -99,7 +100,7 @@ class ForwardBench {
     forward_ = std::make_unique<ForwardPass>(*model_, *backend_, rows, positions);
     logits_.resize(static_cast<size_t>(sequences) * static_cast<size_t>(model_->config.vocab_size));
     fill_cache(sequences, positions);
-    const DType dtype = flags.lora_dtype == "float32" ? DType::kF32 : DType::kBf16;
+    const DType dtype = lora_dtype();
     for (int i = 0; i < adapters; ++i)
       adapters_.push_back(make_random_adapter(model_->config, *backend_, flags.rank, dtype));
   }
@@ -115,6 +116,11 @@ class ForwardBench {
   }
 
  private:
+  DType lora_dtype() const {
+    if (flags_.lora_dtype == "int8") return DType::kI8;
+    return flags_.lora_dtype == "float32" ? DType::kF32 : DType::kBf16;
+  }
+
   void plan_kinds() {
     const std::vector<int> streams = parse_counts(flags_.streams, "--streams");
     std::vector<int> adapters = parse_counts(flags_.adapters, "--adapters");

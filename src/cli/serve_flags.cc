@@ -19,6 +19,7 @@ constexpr size_t kDefaultLoraMemory = size_t{2} << 30;
 DType float_type(std::string_view flag, const std::string& spelling, DType automatic) {
   if (spelling == "auto") return automatic;
   if (spelling == "float32" || spelling == "float") return DType::kF32;
+  if (spelling == "int8") return DType::kI8;
   if (spelling == "float16" || spelling == "half") {
     warn("{} {}: computed as bfloat16", flag, spelling);
   }
@@ -106,8 +107,8 @@ void add_lora_config(FlagSet& flags, ServeFlags& values) {
                });
   flags.integer("--max-cpu-loras", values.adapters.max_cpu_loras, 0,
                 "most adapters in memory; 0: as --lora-memory allows");
-  flags.choice("--lora-dtype", values.lora_dtype, {"auto", "float32", "bfloat16", "float16"},
-               "type of A and B; auto: float32 with --dtype float32, else bfloat16");
+  flags.choice("--lora-dtype", values.lora_dtype, {"auto", "float32", "bfloat16", "float16", "int8"},
+               "type of A and B; auto: float32 with --dtype float32, else bfloat16; int8 halves their bytes");
   flags.bytes("--lora-memory", values.adapters.memory_bytes,
               "memory for adapters; the least recently used are dropped");
 }

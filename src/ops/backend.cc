@@ -48,7 +48,8 @@ std::unique_ptr<Weight> Backend::pack_weight(const WeightSource& source, WeightF
 }
 
 std::unique_ptr<LoraWeight> Backend::pack_lora(const LoraSource& source, DType dtype) {
-  check(dtype == DType::kF32 || dtype == DType::kBf16, "LoRA weights are kept as F32 or BF16");
+  check(dtype == DType::kF32 || dtype == DType::kBf16 || dtype == DType::kI8,
+        "LoRA weights are kept as F32, BF16 or I8");
   check(source.k > 0 && source.n > 0, "LoRA widths");
   for (const LoraPairSource& pair : source.pairs) {
     check(pair.rank > 0 && pair.n_begin >= 0 && pair.n_count > 0 && pair.n_begin + pair.n_count <= source.n,

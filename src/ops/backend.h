@@ -68,8 +68,9 @@ class Backend {
   /// (Q8_0/Q4_0/Q4_1 in q8; Q4_0/Q4_1 in q4); wider rows are quantised per group of 32.
   /// q8/q4 need K % 32 == 0 (kUnsupported otherwise).
   std::unique_ptr<Weight> pack_weight(const WeightSource& source, WeightFormat format);
-  /// `dtype` kF32 or kBf16: how A and B are stored and multiplied. x is rounded to it, h = x·Aᵀ is kept in
-  /// f32, multiplied by scale in f32 and rounded to it again before ·Bᵀ.
+  /// `dtype` kF32, kBf16 or kI8: how A and B are stored and multiplied. x is rounded to it, h = x·Aᵀ is kept
+  /// in f32, multiplied by scale in f32 and rounded to it again before ·Bᵀ. kI8 is ops/quant.h's
+  /// Int8LoraPair.
   std::unique_ptr<LoraWeight> pack_lora(const LoraSource& source, DType dtype);
   std::unique_ptr<KvCache> make_kv_cache(const KvCacheShape& shape);
 

@@ -161,4 +161,54 @@ ActivationGroup quantize_activations(const float* x) {
   return group;
 }
 
+namespace {
+
+float largest_magnitude(const float* x, int64_t n, int64_t stride) {
+  float largest = 0.0f;
+  for (int64_t i = 0; i < n; ++i) largest = std::max(largest, std::fabs(x[i * stride]));
+  return largest;
+}
+
+/// q = x / scale for n values that lie `stride` apart, in x as in q; the scale.
+float quantize_line(const float* x, int64_t n, int64_t stride, int8_t* q) {
+  const float largest = largest_magnitude(x, n, stride);
+  const bool tiny = largest < kTinyActivation;
+  const float inverse = tiny ? 0.0f : 127.0f / largest;
+  for (int64_t i = 0; i < n; ++i)
+    q[i * stride] = static_cast<int8_t>(std::nearbyint(x[i * stride] * inverse));
+  return tiny ? 0.0f : largest / 127.0f;
+}
+
+std::vector<float> as_floats(DType dtype, const void* data, size_t count) {
+  std::vector<float> values(count);
+  dequantize_row(dtype, data, static_cast<int64_t>(count), values.data());
+  return values;
+}
+
+}  // namespace
+
+Int8LoraPair quantize_lora_pair(const LoraPairSource& pair, int64_t k) {
+  const auto rank = static_cast<size_t>(pair.rank);
+  Int8LoraPair out{std::vector<int8_t>(rank * static_cast<size_t>(k)),
+                   std::vector<int8_t>(rank * static_cast<size_t>(pair.n_count)),
+                   std::vector<float>(rank, pair.scale)};
+  const std::vector<float> a = as_floats(pair.dtype, pair.a, out.a.size());
+  const std::vector<float> b = as_floats(pair.dtype, pair.b, out.b.size());
+  for (size_t r = 0; r < rank; ++r) {
+    const size_t row = r * static_cast<size_t>(k);
+    out.h_scale[r] *= quantize_line(&a[row], k, 1, &out.a[row]);
+    out.h_scale[r] *= quantize_line(&b[r], pair.n_count, pair.rank, &out.b[r]);
+  }
+  return out;
+}
+
+void round_to_int8_groups(float* x, int64_t n) {
+  int8_t q[kInt8Group];
+  for (int64_t i = 0; i < n; i += kInt8Group) {
+    const int64_t count = std::min<int64_t>(kInt8Group, n - i);
+    const float scale = quantize_line(x + i, count, 1, q);
+    for (int64_t j = 0; j < count; ++j) x[i + j] = scale * static_cast<float>(q[j]);
+  }
+}
+
 }  // namespace polylora

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "ops/weight.h"
 
@@ -44,5 +45,23 @@ struct ActivationGroup {
 };
 
 ActivationGroup quantize_activations(const float* x);
+
+/// A LoRA pair held as int8: A[r,k] ≈ a_scale[r] * a[r,k] and B[n,r] ≈ b_scale[r] * b[n,r], all in [-127,
+/// 127]. Both scales belong to a rank, so they are factors of h and the products have none of their own:
+///   y[n] += Σr b[n,r] * round8(h_scale[r] * Σk a[r,k] * round8(x)[k]),  h_scale = pair.scale * a_scale *
+///   b_scale
+/// round8 is quantize_activations' rounding, here of groups of kInt8Group adjacent values.
+struct Int8LoraPair {
+  std::vector<int8_t> a;       // [rank, K]
+  std::vector<int8_t> b;       // [n_count, rank]
+  std::vector<float> h_scale;  // [rank]
+};
+
+inline constexpr int kInt8Group = 16;
+
+Int8LoraPair quantize_lora_pair(const LoraPairSource& pair, int64_t k);
+
+/// x[i] = round8(x[i]) in place.
+void round_to_int8_groups(float* x, int64_t n);
 
 }  // namespace polylora

@@ -79,24 +79,16 @@ struct RefPair {
   int64_t n_begin;
   int64_t n_count;
   int64_t rank;
-  float scale;
-  std::vector<float> a;  // [rank, K]
-  std::vector<float> b;  // [n_count, rank]
+  std::vector<float> h_scale;  // [rank]
+  std::vector<float> a;        // [rank, K]
+  std::vector<float> b;        // [n_count, rank]
 };
 
 class RefLora final : public LoraWeight {
  public:
   RefLora(const LoraSource& source, DType dtype) : dtype_(dtype), k_(source.k), n_(source.n) {
-    const auto read = [&](const LoraPairSource& pair, const void* data, int64_t count) {
-      std::vector<float> values(static_cast<size_t>(count));
-      dequantize_row(pair.dtype, data, count, values.data());
-      for (float& value : values) value = round_to(dtype, value);
-      return values;
-    };
-    for (const LoraPairSource& pair : source.pairs) {
-      pairs_.push_back({pair.n_begin, pair.n_count, pair.rank, pair.scale, read(pair, pair.a, pair.rank * k_),
-                        read(pair, pair.b, pair.n_count * pair.rank)});
-    }
+    for (const LoraPairSource& pair : source.pairs)
+      pairs_.push_back(dtype == DType::kI8 ? quantised(pair) : rounded(pair));
   }
 
   int64_t total_rank() const override {
@@ -116,6 +108,27 @@ class RefLora final : public LoraWeight {
   const std::vector<RefPair>& pairs() const { return pairs_; }
 
  private:
+  RefPair rounded(const LoraPairSource& pair) const {
+    const auto read = [&](const void* data, int64_t count) {
+      std::vector<float> values(static_cast<size_t>(count));
+      dequantize_row(pair.dtype, data, count, values.data());
+      for (float& value : values) value = round_to(dtype_, value);
+      return values;
+    };
+    return {pair.n_begin,
+            pair.n_count,
+            pair.rank,
+            std::vector<float>(static_cast<size_t>(pair.rank), pair.scale),
+            read(pair.a, pair.rank * k_),
+            read(pair.b, pair.n_count * pair.rank)};
+  }
+
+  RefPair quantised(const LoraPairSource& pair) const {
+    const Int8LoraPair q = quantize_lora_pair(pair, k_);
+    return {
+        pair.n_begin, pair.n_count, pair.rank, q.h_scale, {q.a.begin(), q.a.end()}, {q.b.begin(), q.b.end()}};
+  }
+
   DType dtype_;
   int64_t k_;
   int64_t n_;
@@ -467,15 +480,21 @@ class RefBackend final : public TrainingBackend {
 
   static void lora_row(float* y, const float* x, const RefPair& pair, int64_t k, DType dtype) {
     std::vector<float> rounded(x, x + k);
-    for (float& value : rounded) value = round_to(dtype, value);
+    round_row(dtype, rounded);
     std::vector<float> h(static_cast<size_t>(pair.rank));
     for (int64_t r = 0; r < pair.rank; ++r) {
       const auto product = static_cast<float>(dot(rounded.data(), pair.a.data() + r * k, k));
-      h[static_cast<size_t>(r)] = round_to(dtype, pair.scale * product);
+      h[static_cast<size_t>(r)] = pair.h_scale[static_cast<size_t>(r)] * product;
     }
+    round_row(dtype, h);
     for (int64_t n = 0; n < pair.n_count; ++n) {
       y[pair.n_begin + n] += static_cast<float>(dot(h.data(), pair.b.data() + n * pair.rank, pair.rank));
     }
+  }
+
+  static void round_row(DType dtype, std::vector<float>& values) {
+    if (dtype == DType::kI8) return round_to_int8_groups(values.data(), static_cast<int64_t>(values.size()));
+    for (float& value : values) value = round_to(dtype, value);
   }
 
   static void rotate(float* head, const float* angles, int half) {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/thread_pool.h"
 #include "ops/cpu/attention_backward.h"
+#include "ops/cpu/cpu_lora.h"
 #include "ops/cpu/kv_cache.h"
 #include "ops/cpu/linear.h"
 #include "ops/cpu/linear_dw.h"

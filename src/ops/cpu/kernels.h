@@ -11,7 +11,8 @@
 // sequential stream:
 //   with minima   before every group of 32: f16 scale[16], f16 min[16]
 //   symmetric     before every two groups: f16 scale[16] of the one, f16 scale[16] of the other
-// N is padded with zero rows, K of bf16 with a zero.
+// i8 (adapters, ops/quant.h) has no scales: rows of 4 int8 + 128. N is padded with zero rows, K of bf16 and
+// i8 with zeros.
 #pragma once
 
 #include <cstddef>
@@ -24,12 +25,14 @@ namespace polylora::cpu {
 inline constexpr int kLanes = 16;       // rows of w in a panel, and floats in the kernels' vector
 inline constexpr int kRowBytes = 64;    // one row of a panel
 inline constexpr int kGroup = 32;       // quantised values that share a scale
+inline constexpr int kI8Group = 16;     // activations for i8 that share a scale
 inline constexpr int kPageTokens = 16;  // tokens in a KV page: one vector of scores
 
 inline constexpr float kTinyActivation = 1e-30f;  // int8 activation groups below this become zero
 
-enum class PanelKind : uint8_t { kF32, kBf16, kQ8, kQ8Min, kQ4, kQ4Min };
-inline constexpr int kPanelKinds = 6;
+enum class PanelKind : uint8_t { kF32, kBf16, kQ8, kQ8Min, kQ4, kQ4Min, kI8 };
+inline constexpr int kPanelKinds = 7;
+inline constexpr int kI8ZeroPoint = 128;
 
 /// y[rows, cols] (+)= x · wᵀ (+ bias). Element (m, n) is one chain of sums over ascending k, whatever `rows`
 /// is.
@@ -138,6 +141,7 @@ struct Kernels {
   void (*narrow_bf16)(std::byte* out, const float* x, int64_t k);
   void (*narrow_int8)(std::byte* out, const float* x, int64_t k, int zero_point);      // for kQ8, kQ4
   void (*narrow_int8_min)(std::byte* out, const float* x, int64_t k, int zero_point);  // for kQ8Min, kQ4Min
+  void (*narrow_i8)(std::byte* out, const float* x, int64_t k);                        // for kI8
   size_t bf16_bytes;  // of one narrowed bf16 activation: 2 where the machine multiplies bf16, else 4 (f32)
 
   void (*attention_f32)(const AttentionArgs& args);

@@ -325,6 +325,45 @@ struct QuantTile {
   }
 };
 
+/// i8 tiles: acc += x_scale * (exact integer sum) over groups of 16. The last group may have fewer rows.
+struct Int8Tile {
+  static constexpr int kMaxRows = kQuantTileRows;
+  static constexpr int kMaxCols = kQuantTileCols;
+  static constexpr int kNarrowRows = kQuantNarrowRows;
+  static constexpr int64_t kStepValues = 4;
+
+  template <int kRows, int kCols>
+  static void run(const GemmArgs& a, const Tile& at) {
+    const std::byte* w = a.panels + static_cast<size_t>(at.p_begin) * a.panel_bytes;
+    const std::byte* x = a.x + static_cast<size_t>(at.m_begin) * a.x_stride;
+    const std::byte* x_groups = x + round_up(a.k, kI8Group);
+    Vec acc[kRows][kCols];
+    clear(acc);
+    for (int64_t k = 0; k < a.k; k += kI8Group, x += kI8Group, x_groups += 8) {
+      IVec sum[kRows][kCols];
+      QuantTile<false, false>::start_group(sum, x_groups, a.x_stride);
+      const int64_t left = a.k - k < kI8Group ? a.k - k : kI8Group;
+      for (int64_t i = 0; i < left; i += kStepValues, w += kRowBytes) {
+        Row rows[kCols];
+#pragma GCC unroll 4
+        for (int c = 0; c < kCols; ++c) {
+          const std::byte* row = w + static_cast<size_t>(c) * a.panel_bytes;
+          rows[c] = load_row(row);
+          if constexpr (kRows > 2) fetch_early(row + at.prefetch_ahead);
+        }
+        QuantTile<false, false>::dot_row(sum, rows, x + i, a.x_stride);
+      }
+#pragma GCC unroll 32
+      for (int r = 0; r < kRows; ++r) {
+        const Vec scale = splat(load_float(x_groups + static_cast<size_t>(r) * a.x_stride));
+#pragma GCC unroll 4
+        for (int c = 0; c < kCols; ++c) acc[r][c] = fma(to_float(sum[r][c]), scale, acc[r][c]);
+      }
+    }
+    write_tile(acc, a, at);
+  }
+};
+
 using TileFunction = void (*)(const GemmArgs& a, const Tile& at);
 
 /// by_rows[r] is the tile of r rows and kCols columns.
@@ -407,31 +446,55 @@ void narrow(std::byte* out, const float* x, int64_t k) {
   }
 }
 
-/// int8 values of all groups, then per group its scale and, for kMin, scale * Σ q, else -zero_point * Σ q.
+/// Rounds kVectors * 16 floats, of which `left` exist, to int8 with one scale; writes that, and kMin: scale *
+/// Σ q, else -zero_point * Σ q, to `group`.
+template <bool kMin, int kVectors>
+POLYLORA_INLINE void narrow_int8_group(std::byte* out, std::byte* group, const float* x, int64_t left,
+                                       int zero_point) {
+  Vec values[kVectors];
+  Vec magnitude = splat(0.0f);
+  for (int v = 0; v < kVectors; ++v) {
+    const int64_t lanes = left - v * kLanes;
+    values[v] = lanes >= kLanes ? load(x + v * kLanes) : load_n(x + v * kLanes, lanes > 0 ? lanes : 0);
+    magnitude = max(magnitude, abs(values[v]));
+  }
+  const float largest = reduce_max(magnitude);
+  const bool tiny = largest < kTinyActivation;
+  const float scale = tiny ? 0.0f : largest / 127.0f;
+  const Vec inverse = splat(tiny ? 0.0f : 127.0f / largest);
+  IVec sums = isplat(0);
+  for (int v = 0; v < kVectors; ++v) {
+    const IVec q = round_to_int(mul(values[v], inverse));
+    store_int8(reinterpret_cast<int8_t*>(out) + v * kLanes, q);
+    sums = iadd(sums, q);
+  }
+  const int32_t sum = reduce_add(sums);
+  __builtin_memcpy(group, &scale, sizeof scale);
+  if constexpr (kMin) {
+    const float scaled_sum = scale * static_cast<float>(sum);
+    __builtin_memcpy(group + 4, &scaled_sum, sizeof scaled_sum);
+  } else {
+    const int32_t offset = -zero_point * sum;
+    __builtin_memcpy(group + 4, &offset, sizeof offset);
+  }
+}
+
+/// int8 values of all groups, then scale and offset of each.
+template <bool kMin, int kVectors>
+POLYLORA_INLINE void narrow_int8_row(std::byte* out, const float* x, int64_t k, int zero_point) {
+  constexpr int64_t kWidth = kVectors * kLanes;
+  std::byte* group = out + round_up(k, kWidth);
+  for (int64_t i = 0; i < k; i += kWidth, group += 8)
+    narrow_int8_group<kMin, kVectors>(out + i, group, x + i, k - i, zero_point);
+}
+
 template <bool kMin>
 void narrow_int8(std::byte* out, const float* x, int64_t k, int zero_point) {
-  std::byte* group_out = out + k;
-  for (int64_t i = 0; i < k; i += kGroup, group_out += 8) {
-    const Vec low = load(x + i);
-    const Vec high = load(x + i + kLanes);
-    const float largest = reduce_max(max(abs(low), abs(high)));
-    const bool tiny = largest < kTinyActivation;
-    const float scale = tiny ? 0.0f : largest / 127.0f;
-    const Vec inverse = splat(tiny ? 0.0f : 127.0f / largest);
-    const IVec q_low = round_to_int(mul(low, inverse));
-    const IVec q_high = round_to_int(mul(high, inverse));
-    store_int8(reinterpret_cast<int8_t*>(out + i), q_low);
-    store_int8(reinterpret_cast<int8_t*>(out + i + kLanes), q_high);
-    const int32_t sum = reduce_add(iadd(q_low, q_high));
-    __builtin_memcpy(group_out, &scale, sizeof scale);
-    if constexpr (kMin) {
-      const float scaled_sum = scale * static_cast<float>(sum);
-      __builtin_memcpy(group_out + 4, &scaled_sum, sizeof scaled_sum);
-    } else {
-      const int32_t offset = -zero_point * sum;
-      __builtin_memcpy(group_out + 4, &offset, sizeof offset);
-    }
-  }
+  narrow_int8_row<kMin, kGroup / kLanes>(out, x, k, zero_point);
+}
+
+void narrow_i8(std::byte* out, const float* x, int64_t k) {
+  narrow_int8_row<false, kI8Group / kLanes>(out, x, k, kI8ZeroPoint);
 }
 
 // --- pointwise
@@ -522,11 +585,13 @@ POLYLORA_INLINE void store_two_steps(std::byte* out, Vec first, Vec second) {
 constexpr Kernels kKernels = {
     .description = kIsaDescription,
     .gemm = {gemm<FloatTile<F32>>, gemm<FloatTile<Bf16>>, gemm<QuantTile<false, false>>,
-             gemm<QuantTile<false, true>>, gemm<QuantTile<true, false>>, gemm<QuantTile<true, true>>},
+             gemm<QuantTile<false, true>>, gemm<QuantTile<true, false>>, gemm<QuantTile<true, true>>,
+             gemm<Int8Tile>},
     .narrow_f32 = narrow<F32>,
     .narrow_bf16 = narrow<Bf16>,
     .narrow_int8 = narrow_int8<false>,
     .narrow_int8_min = narrow_int8<true>,
+    .narrow_i8 = narrow_i8,
     .bf16_bytes = kBf16Bytes,
     .attention_f32 = attention<F32>,
     .attention_bf16 = attention<Bf16>,

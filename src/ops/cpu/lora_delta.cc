@@ -1,6 +1,7 @@
 #include "ops/cpu/lora_delta.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/error.h"
 
@@ -101,11 +102,35 @@ void LoraDelta::shrink_item(const Shrink& item) {
       .accumulate = false,
   });
   const float* scale = lora.h_scale() + item.panel * kLanes;
-  const size_t column = narrow_bytes(kernels_, layout.kind, item.panel * kLanes);
   for (int64_t r = 0; r < rows; ++r) {
     for (int lane = 0; lane < kLanes; ++lane) h[r][lane] *= scale[lane];
-    h_.narrow(h_.row(item.rows.begin + r) + column, layout.kind, h[r], kLanes, 0);
+    narrow_hidden(h_.row(item.rows.begin + r), lora, item.panel, h[r]);
   }
+}
+
+/// h of one panel of the stack. Floats of all pairs lie in a row; an i8 pair's values are followed by their
+/// scales.
+void LoraDelta::narrow_hidden(std::byte* row, const CpuLora& lora, int64_t panel, const float* h) {
+  if (lora.kind() != PanelKind::kI8) {
+    h_.narrow(row + narrow_bytes(kernels_, lora.kind(), panel * kLanes), lora.kind(), h, kLanes, 0);
+    return;
+  }
+  static_assert(kI8Group == kLanes);
+  const auto pair = std::ranges::find_if(lora.pairs(), [&](const CpuLora::Pair& p) {
+    return panel * kLanes < p.h_begin + p.h_panels() * kLanes;
+  });
+  const int64_t within = panel - pair->h_begin / kLanes;
+  std::byte narrowed[kLanes + 2 * sizeof(float)];
+  kernels_.narrow_i8(narrowed, h, kLanes);
+  std::byte* values = row + hidden_offset(*pair);
+  std::memcpy(values + within * kLanes, narrowed, kLanes);
+  std::memcpy(values + pair->h_panels() * kLanes + within * 8, narrowed + kLanes, 8);
+}
+
+size_t LoraDelta::hidden_offset(const CpuLora::Pair& pair) const {
+  const PanelKind kind = pair.b_layout.kind;
+  if (kind == PanelKind::kI8) return narrow_bytes(kernels_, kind, pair.h_begin);
+  return static_cast<size_t>(pair.h_begin) * (kind == PanelKind::kBf16 ? kernels_.bf16_bytes : sizeof(float));
 }
 
 void LoraDelta::expand(Mat y, const OutputBlock& block) {
@@ -126,12 +151,11 @@ void LoraDelta::expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, 
   const int64_t end = first_at_or_after(block.panel_end);
   if (begin >= end) return;
   const int64_t first = begin * kLanes;
-  const size_t h_bytes = layout.kind == PanelKind::kBf16 ? kernels_.bf16_bytes : sizeof(float);
   kernels_.gemm[static_cast<size_t>(layout.kind)]({
       .panels = pair.b + static_cast<size_t>(begin) * layout.panel_bytes(),
       .panel_bytes = layout.panel_bytes(),
       .k = layout.k,
-      .x = h_.row(rows.begin) + static_cast<size_t>(pair.h_begin) * h_bytes,
+      .x = h_.row(rows.begin) + hidden_offset(pair),
       .x_stride = h_.stride(),
       .rows = rows.end - rows.begin,
       .y = y.row(rows.begin) + pair.n_begin + first,

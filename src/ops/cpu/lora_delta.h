@@ -5,6 +5,7 @@
 
 #include "base/thread_pool.h"
 #include "ops/backend.h"
+#include "ops/cpu/cpu_lora.h"
 #include "ops/cpu/scratch.h"
 #include "ops/cpu/work_queue.h"
 
@@ -65,6 +66,9 @@ class LoraDelta {
 
   void plan_shrink(const Rows& group);
   void shrink_item(const Shrink& item);
+  void narrow_hidden(std::byte* row, const CpuLora& lora, int64_t panel, const float* h);
+  /// Where in a row of h_ the values for a pair's B begin.
+  size_t hidden_offset(const CpuLora::Pair& pair) const;
   void expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, const OutputBlock& block);
 
   const Kernels& kernels_;

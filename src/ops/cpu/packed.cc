@@ -16,8 +16,9 @@ int64_t round_up(int64_t value, int64_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+/// In groups that have scales in the panel.
 bool is_quantised(PanelKind kind) {
-  return kind != PanelKind::kF32 && kind != PanelKind::kBf16;
+  return kind != PanelKind::kF32 && kind != PanelKind::kBf16 && kind != PanelKind::kI8;
 }
 bool has_nibbles(PanelKind kind) {
   return kind == PanelKind::kQ4 || kind == PanelKind::kQ4Min;
@@ -72,7 +73,8 @@ class PanelPacker {
   const std::byte* lane_of(const WeightSource::Row& row, size_t lane, std::byte* panel) {
     const bool as_stored =
         (layout_.kind == PanelKind::kF32 && row.dtype == DType::kF32) ||
-        (layout_.kind == PanelKind::kBf16 && row.dtype == DType::kBf16 && layout_.k % 2 == 0);
+        (layout_.kind == PanelKind::kBf16 && row.dtype == DType::kBf16 && layout_.k % 2 == 0) ||
+        layout_.kind == PanelKind::kI8;
     if (as_stored) return static_cast<const std::byte*>(row.data);
     std::byte* out = converted_lane(lane);
     if (is_quantised(layout_.kind)) {
@@ -144,8 +146,8 @@ class PanelPacker {
   std::vector<QuantGroup> groups_;
 };
 
-void pack_panels(const PanelLayout& layout, QuantScheme scheme, std::span<const WeightSource::Row> rows,
-                 std::byte* out, int64_t begin, int64_t end) {
+void pack_some_panels(const PanelLayout& layout, QuantScheme scheme, std::span<const WeightSource::Row> rows,
+                      std::byte* out, int64_t begin, int64_t end) {
   PanelPacker packer(layout, scheme);
   for (int64_t p = begin; p < end; ++p) {
     const auto first = static_cast<size_t>(p * kLanes);
@@ -154,18 +156,14 @@ void pack_panels(const PanelLayout& layout, QuantScheme scheme, std::span<const 
   }
 }
 
-void pack_all_panels(const PanelLayout& layout, std::span<const WeightSource::Row> rows, std::byte* out) {
-  pack_panels(layout, {}, rows, out, 0, layout.panels());
-}
-
 /// On short-lived threads: packing must not disturb the engine's pool. A failure is rethrown here.
 void pack_in_parallel(const PanelLayout& layout, QuantScheme scheme, std::span<const WeightSource::Row> rows,
                       std::byte* out, int threads) {
   std::vector<std::exception_ptr> failures(static_cast<size_t>(threads));
   const auto pack_share = [&](int i) {
     try {
-      pack_panels(layout, scheme, rows, out, layout.panels() * i / threads,
-                  layout.panels() * (i + 1) / threads);
+      pack_some_panels(layout, scheme, rows, out, layout.panels() * i / threads,
+                       layout.panels() * (i + 1) / threads);
     } catch (...) {
       failures[static_cast<size_t>(i)] = std::current_exception();
     }
@@ -191,6 +189,7 @@ T load_at(const std::byte* p) {
 int64_t PanelLayout::steps() const {
   if (kind == PanelKind::kF32) return k;
   if (kind == PanelKind::kBf16) return (k + 1) / 2;
+  if (kind == PanelKind::kI8) return (k + 3) / 4;
   return k / kGroup * steps_per_group();
 }
 
@@ -263,51 +262,8 @@ void CpuWeight::read_quantised_row(const std::byte* panel, int64_t lane, float* 
   }
 }
 
-// --- adapters --------------------------------------------------------------------------------------------
-
-namespace {
-
-/// Rows of a dense row-major matrix in one of the plain dtypes.
-void append_rows(std::vector<WeightSource::Row>& rows, const void* data, DType dtype, int64_t count,
-                 int64_t width) {
-  const auto* bytes = static_cast<const std::byte*>(data);
-  for (int64_t r = 0; r < count; ++r, bytes += dtype_row_bytes(dtype, width)) rows.push_back({bytes, dtype});
-}
-
-}  // namespace
-
-CpuLora::CpuLora(const LoraSource& source, DType dtype) : n_(source.n) {
-  const PanelKind kind = dtype == DType::kBf16 ? PanelKind::kBf16 : PanelKind::kF32;
-  const std::vector<float> zeros(static_cast<size_t>(source.k));
-  std::vector<WeightSource::Row> a_rows;
-  size_t b_bytes = 0;
-  for (const LoraPairSource& pair : source.pairs) {
-    const PanelLayout b_layout{kind, pair.n_count, pair.rank};
-    pairs_.push_back({pair.n_begin, static_cast<int64_t>(a_rows.size()), b_layout, nullptr});
-    append_rows(a_rows, pair.a, pair.dtype, pair.rank, source.k);
-    h_scale_.resize(a_rows.size(), pair.scale);
-    if (a_rows.size() % 2 != 0) {
-      a_rows.push_back({zeros.data(), DType::kF32});
-      h_scale_.push_back(0.0f);
-    }
-    total_rank_ += pair.rank;
-    b_bytes += b_layout.bytes();
-  }
-  a_layout_ = {kind, static_cast<int64_t>(a_rows.size()), source.k};
-  h_scale_.resize(static_cast<size_t>(a_layout_.panels() * kLanes));
-  buffer_ = HugeBuffer(a_layout_.bytes() + b_bytes);
-  pack_all_panels(a_layout_, a_rows, buffer_.data());
-
-  std::byte* next = buffer_.data() + a_layout_.bytes();
-  std::vector<WeightSource::Row> b_rows;
-  for (size_t i = 0; i < pairs_.size(); ++i) {
-    const LoraPairSource& pair = source.pairs[i];
-    b_rows.clear();
-    append_rows(b_rows, pair.b, pair.dtype, pair.n_count, pair.rank);
-    pack_all_panels(pairs_[i].b_layout, b_rows, next);
-    pairs_[i].b = next;
-    next += pairs_[i].b_layout.bytes();
-  }
+void pack_panels(const PanelLayout& layout, std::span<const WeightSource::Row> rows, std::byte* out) {
+  pack_some_panels(layout, {}, rows, out, 0, layout.panels());
 }
 
 }  // namespace polylora::cpu

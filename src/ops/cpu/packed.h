@@ -1,4 +1,4 @@
-// Weights and adapters in the layouts that kernels.h describes.
+// Weights in the layouts that kernels.h describes.
 #pragma once
 
 #include <span>
@@ -33,6 +33,7 @@ inline size_t narrow_bytes(const Kernels& kernels, PanelKind kind, int64_t k) {
   const auto padded = static_cast<size_t>((k + kLanes - 1) / kLanes * kLanes);
   if (kind == PanelKind::kF32) return padded * sizeof(float);
   if (kind == PanelKind::kBf16) return padded * kernels.bf16_bytes;
+  if (kind == PanelKind::kI8) return padded + padded / kI8Group * 2 * sizeof(float);
   return padded + padded / kGroup * 2 * sizeof(float);  // int8, then per group a scale and an offset
 }
 
@@ -62,38 +63,8 @@ class CpuWeight final : public Weight {
   HugeBuffer buffer_;
 };
 
-/// The A matrices of all pairs are stacked into one, so that one product gives every pair's h. In bf16 each
-/// pair starts at an even row of the stack: activations are read in twos.
-class CpuLora final : public LoraWeight {
- public:
-  struct Pair {
-    int64_t n_begin;
-    int64_t h_begin;  // first row of its A in the stack
-    PanelLayout b_layout;
-    const std::byte* b;
-  };
-
-  CpuLora(const LoraSource& source, DType dtype);
-
-  int64_t total_rank() const override { return total_rank_; }
-  size_t bytes() const override { return buffer_.size(); }
-
-  int64_t k() const { return a_layout_.k; }
-  int64_t n() const { return n_; }
-  PanelKind kind() const { return a_layout_.kind; }
-  const PanelLayout& a_layout() const { return a_layout_; }
-  const std::byte* a() const { return buffer_.data(); }
-  /// By row of the stack, padded to whole panels; 0 where a row is padding.
-  const float* h_scale() const { return h_scale_.data(); }
-  std::span<const Pair> pairs() const { return pairs_; }
-
- private:
-  int64_t n_;
-  int64_t total_rank_ = 0;
-  PanelLayout a_layout_;
-  std::vector<float> h_scale_;
-  std::vector<Pair> pairs_;
-  HugeBuffer buffer_;
-};
+/// Packs all of a matrix on the calling thread. Rows of kF32 and kBf16 panels may have any float dtype; those
+/// of kI8 are kU8, round_up(k, 4) bytes each, as they go into the panel.
+void pack_panels(const PanelLayout& layout, std::span<const WeightSource::Row> rows, std::byte* out);
 
 }  // namespace polylora::cpu

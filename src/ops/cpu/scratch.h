@@ -43,6 +43,8 @@ class NarrowedRows {
       case PanelKind::kQ8:
       case PanelKind::kQ4:
         return kernels_.narrow_int8(out, x, k, zero_point);
+      case PanelKind::kI8:
+        return kernels_.narrow_i8(out, x, k);
       case PanelKind::kQ8Min:
       case PanelKind::kQ4Min:
         return kernels_.narrow_int8_min(out, x, k, zero_point);

@@ -64,7 +64,7 @@ TEST(LoraDelta, MatchesRef) {
   const auto ref = make_ref_backend();
   const Matrix x = Matrix::random(130, kK, 5);
   const Matrix base = Matrix::random(130, kN, 6);
-  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+  for (const DType dtype : {DType::kF32, DType::kBf16, DType::kI8}) {
     const Packed expected_weights(*ref, adapters, dtype);
     for (const auto& cpu : cpu_backends(2)) {
       const Packed weights(*cpu, adapters, dtype);
@@ -77,7 +77,8 @@ TEST(LoraDelta, MatchesRef) {
       Matrix actual = base;
       ref->lora_delta(expected, x, groups_of(expected_weights));
       cpu->lora_delta(actual, x, groups_of(weights));
-      // bf16: h may round to the neighbour of what ref has, 2^-8 of it.
+      // h may round to the neighbour of what ref has: 2^-8 of it in bf16, 1/127 of its group's largest in
+      // int8.
       expect_near(expected, actual, dtype == DType::kF32 ? 1e-5 : 4e-3, cpu->description());
     }
   }
@@ -86,7 +87,7 @@ TEST(LoraDelta, MatchesRef) {
 TEST(LoraDelta, EveryRankAndWidth) {
   const auto ref = make_ref_backend();
   for (const auto& cpu : cpu_backends(2)) {
-    for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    for (const DType dtype : {DType::kF32, DType::kBf16, DType::kI8}) {
       for (int64_t rank = 1; rank <= 36; ++rank) {
         const int64_t n = 1 + rank * 5 % 41;
         const int64_t k = 1 + rank * 11 % 70;
@@ -112,7 +113,7 @@ TEST(LoraDelta, RowsDoNotDependOnTheGroupingOrTheThreads) {
   const Matrix x = Matrix::random(kRows, kK, 8);
   const Matrix base = Matrix::random(kRows, kN, 9);
   for (const std::string_view isa : available_isas()) {
-    for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    for (const DType dtype : {DType::kF32, DType::kBf16, DType::kI8}) {
       const auto one = make_cpu_backend(isa, 1);
       const Packed weights(*one, adapters, dtype);
       Matrix alone = base;
@@ -132,6 +133,34 @@ TEST(LoraDelta, RowsDoNotDependOnTheGroupingOrTheThreads) {
           Matrix together = base;
           backend->lora_delta(together, x, groups);
           expect_same_bits(alone, together, backend->description() + " groups of " + std::to_string(step));
+        }
+      }
+    }
+  }
+}
+
+TEST(LoraDelta, LinearAddsTheSameBits) {
+  const auto adapters = make_adapters();
+  const Matrix x = Matrix::random(60, kK, 10);
+  const StoredRows w(DType::kBf16, kN, kK, 11);
+  WeightSource source{.cols = kK, .rows = {}};
+  w.append_to(source);
+  for (const std::string_view isa : available_isas()) {
+    for (const DType dtype : {DType::kF32, DType::kBf16, DType::kI8}) {
+      for (const int threads : {1, 3}) {
+        const auto backend = make_cpu_backend(isa, threads);
+        const Packed weights(*backend, adapters, dtype);
+        const auto base = backend->pack_weight(source, WeightFormat::kBf16);
+        // Pairs that begin inside a panel are added apart from the product; with the last adapter alone, none
+        // does.
+        for (const auto& groups :
+             {std::vector<LoraGroup>{{0, 1, weights[0]}, {1, 2, weights[1]}, {5, 55, weights[3]}},
+              std::vector<LoraGroup>{{2, 3, weights[3]}, {10, 60, weights[3]}}}) {
+          Matrix apart(60, kN), together(60, kN);
+          backend->linear(apart, x, *base, {});
+          backend->lora_delta(apart, x, groups);
+          backend->linear(together, x, *base, {}, groups);
+          expect_same_bits(apart, together, backend->description());
         }
       }
     }
