@@ -3,17 +3,43 @@
 
 #include <fmt/format.h>
 
+#include <string_view>
+
 #include "base/error.h"
 #include "cli/verbs.h"
 
 namespace polylora {
+namespace {
+
+struct Benchmark {
+  std::string_view name;
+  std::string_view summary;
+  int (*run)(const Arguments& arguments);
+};
+
+constexpr Benchmark kBenchmarks[] = {
+    {"train", "tokens/s and memory of LoRA training", run_bench_train},
+};
+
+std::string names() {
+  std::string list;
+  for (const Benchmark& benchmark : kBenchmarks)
+    fmt::format_to(std::back_inserter(list), " {}", benchmark.name);
+  return list;
+}
+
+}  // namespace
 
 int run_bench(const Arguments& arguments) {
   const std::string name = arguments.empty() ? "--help" : arguments.front();
-  if (name == "train") return run_bench_train({arguments.begin() + 1, arguments.end()});
+  for (const Benchmark& benchmark : kBenchmarks) {
+    if (name == benchmark.name) return benchmark.run({arguments.begin() + 1, arguments.end()});
+  }
   if (name != "--help" && name != "-h")
-    fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'; there is: train", name);
-  fmt::print("Usage: polylora bench NAME [ARGUMENTS]\n\n  train   tokens/s and memory of LoRA training\n");
+    fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'; there are:{}", name, names());
+  fmt::print("Usage: polylora bench NAME [ARGUMENTS]\n\n");
+  for (const Benchmark& benchmark : kBenchmarks)
+    fmt::print("  {:<11} {}\n", benchmark.name, benchmark.summary);
   return arguments.empty() ? 2 : 0;
 }
 
