@@ -18,6 +18,7 @@ struct Benchmark {
 };
 
 constexpr Benchmark kBenchmarks[] = {
+    {"kernels", "every op against what this machine can do", run_bench_kernels},
     {"train", "tokens/s and memory of LoRA training", run_bench_train},
 };
 

@@ -5,6 +5,7 @@
 
 namespace polylora {
 
+int run_bench_kernels(const Arguments& arguments);
 int run_bench_train(const Arguments& arguments);
 
 }  // namespace polylora
