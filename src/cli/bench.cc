@@ -3,8 +3,6 @@
 
 #include <fmt/format.h>
 
-#include <string_view>
-
 #include "base/error.h"
 #include "cli/verbs.h"
 
@@ -18,15 +16,15 @@ struct Benchmark {
 };
 
 constexpr Benchmark kBenchmarks[] = {
-    {"kernels", "every op against what this machine can do", run_bench_kernels},
+    {"kernels", "every op beside what this machine can do at best", run_bench_kernels},
+    {"perplexity", "what formats of weights, KV cache and adapters cost in quality", run_bench_perplexity},
     {"train", "tokens/s and memory of LoRA training", run_bench_train},
 };
 
-std::string names() {
-  std::string list;
+void print_help() {
+  fmt::print("Usage: polylora bench NAME [ARGUMENTS]\n\n");
   for (const Benchmark& benchmark : kBenchmarks)
-    fmt::format_to(std::back_inserter(list), " {}", benchmark.name);
-  return list;
+    fmt::print("  {:11} {}\n", benchmark.name, benchmark.summary);
 }
 
 }  // namespace
@@ -37,10 +35,8 @@ int run_bench(const Arguments& arguments) {
     if (name == benchmark.name) return benchmark.run({arguments.begin() + 1, arguments.end()});
   }
   if (name != "--help" && name != "-h")
-    fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'; there are:{}", name, names());
-  fmt::print("Usage: polylora bench NAME [ARGUMENTS]\n\n");
-  for (const Benchmark& benchmark : kBenchmarks)
-    fmt::print("  {:<11} {}\n", benchmark.name, benchmark.summary);
+    fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'; polylora bench --help lists them", name);
+  print_help();
   return arguments.empty() ? 2 : 0;
 }
 

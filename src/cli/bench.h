@@ -6,6 +6,7 @@
 namespace polylora {
 
 int run_bench_kernels(const Arguments& arguments);
+int run_bench_perplexity(const Arguments& arguments);
 int run_bench_train(const Arguments& arguments);
 
 }  // namespace polylora
