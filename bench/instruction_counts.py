@@ -26,22 +26,25 @@ TOKENIZER = ROOT / "tests/data/text/tokenizers/smollm2"
 VOCABULARY = 49152
 SHORT, LONG = 8, 24  # tokens of an answer
 
-# What is reported: the functions whose inclusive costs make a line up. None: everything in threads without an engine.
-ENGINE_PARTS = {
-    "scheduler: plan and advance": ["EngineCore::schedule("],
-    "sampler": ["EngineCore::sample("],
-    "engine: events, finished requests": ["EngineCore::report(", "EngineCore::deliver("],
+# The lines of the table, and the functions whose inclusive costs, in whatever thread, make them up.
+HTTP = "HTTP threads, all"
+PARTS = {
+    "scheduler: plan and advance": ["polylora::EngineCore::schedule("],
+    "sampler": ["polylora::Sampler::Workspace::draw("],
+    "engine: events, finished requests": ["polylora::EngineCore::report(", "polylora::EngineCore::deliver("],
+    HTTP: [],
+    "  of that, detokenising": ["polylora::OutputAssembler::take("],
+    "  of that, writing JSON": ["polylora::(anonymous namespace)::CompletionWriter::chunk("],
 }
-HTTP_PARTS = {
-    "  of that, detokenising": ["OutputAssembler::take("],
-    "  of that, writing JSON": ["CompletionWriter::chunk("],
-}
-SAMPLING = {"greedy": {"temperature": 0}, "top-p 0.9": {"temperature": 1, "top_p": 0.9, "seed": 7}}
+OTHER_THREADS = ["polylora::EngineCore::step(", "polylora::Sampler::Workspace::draw("]  # not HTTP's
+
+# The random model's logits are nearly equal; divided by so low a temperature they spread as a trained model's do.
+SAMPLING = {"greedy": {"temperature": 0}, "top-p 0.9": {"temperature": 0.02, "top_p": 0.9, "seed": 7}}
 
 
 def make_model(folder, adapters):
-    maker = [sys.executable, str(ROOT / "bench/make_model.py"), str(folder), "--layers=1", "--hidden=32",
-             "--intermediate=32", "--heads=2", "--kv-heads=1", f"--vocab={VOCABULARY}", "--rank=8"]
+    maker = [sys.executable, str(ROOT / "bench/make_model.py"), str(folder), "--layers=1", "--hidden=16",
+             "--intermediate=16", "--heads=1", "--kv-heads=1", f"--vocab={VOCABULARY}", "--rank=8"]
     subprocess.run(maker, check=True)
     for name in adapters:
         subprocess.run([*maker, "--adapter", str(folder / "adapters" / name)], check=True)
@@ -119,15 +122,17 @@ def inclusive_costs(file):
     return costs, total
 
 
+def cost_of(costs, functions):
+    return sum(cost for name, cost in costs.items() if name.startswith(tuple(functions)))
+
+
 def parts_of(files):
     """{line of the table: instructions}"""
-    parts = dict.fromkeys([*ENGINE_PARTS, "HTTP threads, all", *HTTP_PARTS], 0)
+    parts = dict.fromkeys(PARTS, 0)
     for costs, total in map(inclusive_costs, files):
-        is_engine = any("EngineCore::step(" in name for name in costs)
-        for line, functions in (ENGINE_PARTS if is_engine else HTTP_PARTS).items():
-            parts[line] += sum(cost for name, cost in costs.items() if any(f in name for f in functions))
-        if not is_engine:
-            parts["HTTP threads, all"] += total
+        for line, functions in PARTS.items():
+            parts[line] += cost_of(costs, functions) if functions else 0
+        parts[HTTP] += 0 if cost_of(costs, OTHER_THREADS) else total
     return parts
 
 

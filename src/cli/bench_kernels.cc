@@ -222,6 +222,8 @@ int run_bench_kernels(const Arguments& arguments) {
   flags.integer("--threads", options.threads, 0, "0: one per core");
   flags.text("--json", json, "FILE", "write the figures there too");
   if (!flags.parse(arguments)) return 0;
+  if (options.seconds <= 0)
+    fail(ErrorCode::kInvalidArgument, "bench kernels: --seconds {} must be above 0", options.seconds);
   const std::vector<Group> groups = chosen_groups(only);
   KernelBench bench(options);
   for (const Group& group : groups) group.run(bench);

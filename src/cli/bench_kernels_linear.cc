@@ -56,7 +56,9 @@ void bench_linear(KernelBench& bench) {
 void bench_reference(KernelBench& bench) {
   const MatmulReference* reference = find_matmul_reference();
   if (reference == nullptr) {
-    bench.note("\nreference: left out, this build has no oneDNN beside it (docs/dependencies.md)");
+    bench.note(
+        fmt::format("\nreference: left out, there is no {} beside the executable (docs/dependencies.md)",
+                    kMatmulReferenceFile));
     return;
   }
   bench.begin_group(fmt::format("reference: {}", reference->name));
@@ -77,10 +79,10 @@ void bench_reference(KernelBench& bench) {
                     .peak = peak_of(format),
                     .run = [&](int) { bench.ops().linear(y, x, *weight, {}); }};
         Figure other = ours;
-        other.op = fmt::format("oneDNN {}", weight_format_name(format));
+        other.op = fmt::format("{} {}", reference->name, weight_format_name(format));
         other.run = [&](int) { reference->run(theirs); };
         const std::vector<double> seconds = bench.measure({ours, other});
-        bench.note(fmt::format("{:22} {:.2f} of oneDNN's speed", "", seconds[1] / seconds[0]));
+        bench.note(fmt::format("{:22} {:.2f} of the reference's speed", "", seconds[1] / seconds[0]));
         reference->destroy(theirs);
       }
     }
