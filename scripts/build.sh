@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the build needs and leaves build/polylora. Arguments go to CMake: scripts/build.sh -DPOLYLORA_BENCH=ON
+# Installs what the build needs and leaves build/polylora. Arguments go to CMake: scripts/build.sh -DPOLYLORA_TESTS=OFF
 . "$(dirname "$0")/common.sh"
 
 need_build_packages

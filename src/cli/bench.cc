@@ -17,6 +17,8 @@ struct Benchmark {
 
 constexpr Benchmark kBenchmarks[] = {
     {"forward", "prefill and decode of a batch that mixes adapters, without the server", run_bench_forward},
+    {"kernels", "every op beside what this machine can do at best", run_bench_kernels},
+    {"perplexity", "what formats of weights, KV cache and adapters cost in quality", run_bench_perplexity},
     {"train", "tokens/s and memory of LoRA training", run_bench_train},
 };
 

@@ -6,6 +6,8 @@
 namespace polylora {
 
 int run_bench_forward(const Arguments& arguments);
+int run_bench_kernels(const Arguments& arguments);
+int run_bench_perplexity(const Arguments& arguments);
 int run_bench_train(const Arguments& arguments);
 
 }  // namespace polylora
