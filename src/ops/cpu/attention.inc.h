@@ -1,43 +1,23 @@
 // Attention over KV pages. Included by kernels.inc.h inside its namespace.
+//
+// A row's softmax goes through blocks of kBlockPages pages, from position 0, whatever else its tile holds:
+// that is what makes it bit-identical in any batch.
 
-using ScoreFunction = void (*)(const Grid& keys, int64_t steps, const std::byte* q, size_t q_stride,
-                               float* scores);
-
-/// scores[r][16 tokens] = q[r] · keys
-template <class Kind>
-struct ScoreTile {
-  static constexpr int kMaxRows = kFloatTileRows;
-  template <int kRows, int>
-  static void run(const Grid& keys, int64_t steps, const std::byte* q, size_t q_stride, float* scores) {
-    Vec acc[kRows][1];
-    clear(acc);
-    accumulate<Kind>(acc, keys, steps, q, q_stride);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) store(scores + r * kLanes, acc[r][0]);
+template <class Format>
+struct ScoreTileOf {
+  static constexpr int kMaxRows = kGroupRows;
+  template <int kRows, int kPages>
+  static void run(const ScoreArgs& a) {
+    Format::template score_tile<kRows, kPages>(a);
   }
 };
 
-using ValueFunction = void (*)(const Grid& values, const std::byte* p, size_t p_stride, float* sums,
-                               int64_t sums_stride);
-
-/// sums[r] += p[r][16 tokens] · values
-template <class Kind>
-struct ValueTile {
-  static constexpr int kMaxRows = kValueTileRows;
+template <class Format>
+struct ValueTileOf {
+  static constexpr int kMaxRows = kGroupRows;
   template <int kRows, int kCols>
-  static void run(const Grid& values, const std::byte* p, size_t p_stride, float* sums, int64_t sums_stride) {
-    Vec acc[kRows][kCols];
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int c = 0; c < kCols; ++c) acc[r][c] = load(sums + r * sums_stride + c * kLanes);
-    }
-    accumulate<Kind>(acc, values, kPageTokens / Kind::kStep, p, p_stride);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-      for (int c = 0; c < kCols; ++c) store(sums + r * sums_stride + c * kLanes, acc[r][c]);
-    }
+  static void run(const ValueArgs<typename Format::Probabilities>& a) {
+    Format::template value_tile<kRows, kCols>(a);
   }
 };
 
@@ -52,15 +32,16 @@ struct RowTable {
   }
 };
 
-/// One query tile walking the pages of one kv head. Row r is token r / heads, head r % heads.
-template <class Kind>
+/// One tile. Row (g * tokens + token) * heads + head is a token's head-th query head of the g-th kv head.
+template <class Format>
 class Attention {
  public:
   explicit Attention(const AttentionArgs& args)
       : a_(args),
-        rows_(args.heads * args.tokens),
+        rows_each_(args.token_count * args.heads),
+        rows_((args.kv_head_end - args.kv_head_begin) * rows_each_),
         padded_dim_(round_up(args.head_dim, kLanes)),
-        q_stride_(static_cast<size_t>(padded_dim_) * Kind::kBytes) {
+        q_stride_(Format::query_bytes(padded_dim_)) {
     std::byte* next = args.scratch;
     const auto take = [&](int64_t floats) {
       auto* piece = reinterpret_cast<float*>(next);
@@ -69,141 +50,176 @@ class Attention {
     };
     q_ = reinterpret_cast<std::byte*>(take(padded_dim_));
     sums_ = take(padded_dim_);
-    scores_ = take(kLanes);
-    probabilities_ = reinterpret_cast<std::byte*>(take(kLanes));
     totals_ = take(kLanes);
     maxima_ = take(1);
+    positions_ = reinterpret_cast<int*>(take(1));
   }
 
   void run() {
     start_rows();
-    const int last_position = a_.first_position + a_.tokens - 1;
-    const int last_block = last_position / kPageTokens;
-    for (int block = first_visible(a_.first_position) / kPageTokens; block <= last_block; ++block) {
-      if (block < last_block) prefetch_page(block + 1);
-      visit(block);
+    for (Step step{0, a_.runs[0].page_begin, a_.kv_head_begin}; step.run < a_.run_count;) {
+      const Step next = after(step);
+      visit(step, next);
+      step = next;
     }
     finish_rows();
   }
 
  private:
-  static constexpr size_t kPStride = size_t{kLanes} * Kind::kBytes;
+  /// A block of a run's pages for one kv head.
+  struct Step {
+    int run;
+    int page;
+    int kv_head;
+  };
+
+  /// The heads of a page lie next to each other in memory, so they take turns block by block.
+  Step after(Step step) const {
+    if (++step.kv_head < a_.kv_head_end) return step;
+    step.kv_head = a_.kv_head_begin;
+    step.page += kBlockPages;
+    if (step.page < a_.runs[step.run].page_end) return step;
+    if (++step.run < a_.run_count) step.page = a_.runs[step.run].page_begin;
+    return step;
+  }
 
   int first_visible(int position) const {
     return a_.window > 0 && position >= a_.window ? position - a_.window + 1 : 0;
   }
-  const std::byte* page(int block) const {
-    return a_.pages_base + static_cast<size_t>(a_.pages[block]) * a_.page_stride;
-  }
 
-  void prefetch_page(int block) const {
-    const std::byte* next = page(block);
-    for (size_t i = 0; i < 2 * a_.value_offset; i += 64) __builtin_prefetch(next + i);
+  /// The pages of a step, of which the result is the number.
+  int find_pages(const Step& step, const std::byte* (&pages)[kBlockPages]) const {
+    const AttentionRun& run = a_.runs[step.run];
+    const int count = run.page_end - step.page < kBlockPages ? run.page_end - step.page : kBlockPages;
+    const std::byte* head = a_.pages_base + static_cast<size_t>(step.kv_head) * a_.head_stride;
+    for (int i = 0; i < count; ++i) {
+      pages[i] = head + static_cast<size_t>(run.pages[step.page + i]) * a_.page_stride;
+    }
+    return count;
   }
 
   void start_rows() {
     for (int64_t r = 0; r < rows_; ++r) {
-      narrow<Kind>(q_ + static_cast<size_t>(r) * q_stride_, query(r), a_.head_dim);
+      Format::narrow_query(q_ + static_cast<size_t>(r) * q_stride_, query(r), a_.head_dim);
       for (int64_t d = 0; d < padded_dim_; d += kLanes) store(sums_ + r * padded_dim_ + d, splat(0.0f));
       store(totals_ + r * kLanes, splat(0.0f));
-      maxima_[r] = -__builtin_inff();
+      maxima_[r] = kNoMaximum;
+      positions_[r] = token(r).position;
     }
   }
 
-  const float* query(int64_t r) const {
-    return a_.q + r / a_.heads * a_.q_stride + r % a_.heads * a_.head_dim;
-  }
+  const AttentionToken& token(int64_t r) const { return a_.tokens[r % rows_each_ / a_.heads]; }
+  int64_t head(int64_t r) const { return (a_.kv_head_begin + r / rows_each_) * a_.heads + r % a_.heads; }
+  const float* query(int64_t r) const { return token(r).q + head(r) * a_.head_dim; }
 
-  /// The rows that see any key of the block, and only they: a row's arithmetic must not depend on its tile.
-  void visit(int block) {
-    const int first_key = block * kPageTokens;
-    int begin = first_key - a_.first_position;  // tokens at or after the block's first key
-    int end = a_.tokens;
-    if (a_.window > 0) {  // ... whose window has not left the block's last key behind
-      const int past = first_key + kPageTokens - 1 + a_.window - a_.first_position;
-      end = past < end ? past : end;
-    }
-    begin = begin > 0 ? begin : 0;
-    if (begin >= end) return;
-    const std::byte* keys = page(block);
-    score_rows(keys, begin * a_.heads, end * a_.heads);
-    for (int token = begin; token < end; ++token) raise_maxima(token, first_key);
-    exponentiate(begin * a_.heads, end * a_.heads);
-    add_values(keys + a_.value_offset, begin * a_.heads, end * a_.heads);
-  }
-
-  void score_rows(const std::byte* keys, int begin, int end) {
-    static constexpr RowTable<ScoreFunction, ScoreTile<Kind>, 1> kTiles;
-    const Grid grid{keys, 0, kRowBytes, 0};
-    for (int r = begin; r < end;) {
-      const int rows = end - r < kFloatTileRows ? end - r : kFloatTileRows;
-      kTiles.by_rows[rows](grid, a_.head_dim / Kind::kStep, q_ + static_cast<size_t>(r) * q_stride_,
-                           q_stride_, scores_ + r * kLanes);
-      r += rows;
+  void visit(const Step& step, const Step& next) {
+    const std::byte* pages[kBlockPages];
+    const std::byte* fetched[kBlockPages];
+    const int count = find_pages(step, pages);
+    int fetched_count = next.run < a_.run_count ? find_pages(next, fetched) : 0;
+    for (; fetched_count < count; ++fetched_count) fetched[fetched_count] = pages[fetched_count];
+    const AttentionRun& run = a_.runs[step.run];
+    const int64_t begin =
+        int64_t{step.kv_head - a_.kv_head_begin} * rows_each_ + int64_t{run.token_begin} * a_.heads;
+    const int64_t rows = int64_t{run.token_end - run.token_begin} * a_.heads;
+    const int64_t groups = (rows + kGroupRows - 1) / kGroupRows;
+    for (int64_t i = 0; i < groups; ++i) {
+      visit(step.page, {pages, i == 0 ? fetched : pages, count}, begin + rows * i / groups,
+            begin + rows * (i + 1) / groups);
     }
   }
 
-  /// Scales and masks a token's scores and brings its rows' maxima up to them. Apart from exponentiate(), so
-  /// that a mispredicted branch here does not hold up what is there.
-  void raise_maxima(int token, int first_key) {
-    const int position = a_.first_position + token;
-    const int oldest = first_visible(position) - first_key;
-    const int newest = position - first_key;
-    const int begin = oldest > 0 ? oldest : 0;
-    const int end = newest < kLanes ? newest + 1 : kLanes;
-    for (int64_t r = int64_t{token} * a_.heads; r < int64_t{token + 1} * a_.heads; ++r) {
-      Vec score = mul(load(scores_ + r * kLanes), splat(a_.scale));
+  /// A group of rows and those pages that any of them sees.
+  void visit(int page, BlockPages block, int64_t begin, int64_t end) {
+    int oldest = positions_[begin];
+    int newest = oldest;
+    for (int64_t r = begin + 1; r < end; ++r) {
+      oldest = positions_[r] < oldest ? positions_[r] : oldest;
+      newest = positions_[r] > newest ? positions_[r] : newest;
+    }
+    const int seen_from = first_visible(oldest) / kPageTokens - page;
+    const int seen_to = newest / kPageTokens + 1 - page;
+    const int skipped = seen_from > 0 ? seen_from : 0;
+    block.count = (seen_to < block.count ? seen_to : block.count) - skipped;
+    if (block.count <= 0) return;
+    block.pages += skipped;
+    block.next += skipped;
+    const int first_key = (page + skipped) * kPageTokens;
+    const bool all_visible =
+        first_visible(newest) <= first_key && oldest >= first_key + block.count * kPageTokens - 1;
+    const ScoreArgs scores{
+        block, a_.head_dim, a_.value_offset, q_ + static_cast<size_t>(begin) * q_stride_, q_stride_, scores_};
+    score(scores, end - begin);
+    for (int64_t r = begin; r < end; ++r)
+      raised_[r - begin] =
+          weigh(r, scores_ + (r - begin) * kBlockTokens, first_key, block.count, all_visible);
+    soften(scores, begin, end - begin);
+    add_values(block, begin, end - begin);
+  }
+
+  void score(ScoreArgs a, int64_t rows) {
+    static constexpr RowTable<void (*)(const ScoreArgs&), ScoreTileOf<Format>, kGroupPages> kWide;
+    static constexpr RowTable<void (*)(const ScoreArgs&), ScoreTileOf<Format>, 1> kNarrow;
+    for (int left = a.block.count; left > 0;) {
+      const bool wide = left >= kGroupPages;
+      const int step = wide ? kGroupPages : 1;
+      (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(a);
+      a.block.pages += step;
+      a.block.next += step;
+      a.scores += step * kLanes;
+      left -= step;
+    }
+  }
+
+  /// Scales and masks a row's scores; the result is the row's new maximum.
+  float weigh(int64_t r, float* scores, int first_key, int pages, bool all_visible) const {
+    const int position = positions_[r];
+    const int begin = first_visible(position) - first_key;
+    const int end = position + 1 - first_key;
+    Vec largest = splat(maxima_[r]);
+    for (int c = 0; c < pages; ++c, scores += kLanes) {
+      Vec score = mul(load(scores), splat(a_.scale));
       if (a_.softcap > 0.0f) score = mul(tanh(div(score, splat(a_.softcap))), splat(a_.softcap));
-      if (begin > 0 || end < kLanes) score = keep_lanes(score, splat(-__builtin_inff()), begin, end);
-      store(scores_ + r * kLanes, score);
-      if (any_greater(score, splat(maxima_[r]))) raise_maximum(r, reduce_max(score));
-    }
-  }
-
-  void raise_maximum(int64_t r, float maximum) {
-    if (maxima_[r] > -__builtin_inff()) rescale(r, exp(splat(maxima_[r] - maximum)));
-    maxima_[r] = maximum;
-  }
-
-  void exponentiate(int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const Vec p = exp(sub(load(scores_ + r * kLanes), splat(maxima_[r])));
-      const Vec stored = Kind::store_narrow(probabilities_ + static_cast<size_t>(r) * kPStride, p);
-      store(totals_ + r * kLanes, add(load(totals_ + r * kLanes), stored));
-    }
-  }
-
-  void rescale(int64_t r, Vec factor) {
-    float* sums = sums_ + r * padded_dim_;
-    for (int64_t d = 0; d < padded_dim_; d += kLanes) store(sums + d, mul(load(sums + d), factor));
-    store(totals_ + r * kLanes, mul(load(totals_ + r * kLanes), factor));
-  }
-
-  void add_values(const std::byte* values, int begin, int end) {
-    static constexpr RowTable<ValueFunction, ValueTile<Kind>, kValueTileCols> kWide;
-    static constexpr RowTable<ValueFunction, ValueTile<Kind>, 1> kNarrow;
-    const size_t step_stride = static_cast<size_t>(padded_dim_) * 4;
-    for (int r = begin; r < end;) {
-      const int rows = end - r < kValueTileRows ? end - r : kValueTileRows;
-      const std::byte* p = probabilities_ + static_cast<size_t>(r) * kPStride;
-      for (int64_t d = 0; d < padded_dim_;) {
-        const bool wide = padded_dim_ - d >= kValueTileCols * kLanes;
-        const Grid grid{values + d * 4, kRowBytes, step_stride, 0};
-        (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(grid, p, kPStride, sums_ + r * padded_dim_ + d,
-                                                             padded_dim_);
-        d += (wide ? kValueTileCols : 1) * kLanes;
+      if (!all_visible) {
+        score = keep_lanes(score, splat(-__builtin_inff()), lane(begin - c * kLanes), lane(end - c * kLanes));
       }
-      r += rows;
+      store(scores, score);
+      largest = max(largest, score);
+    }
+    return reduce_max(largest);
+  }
+  static int lane(int offset) { return offset < 0 ? 0 : offset < kLanes ? offset : kLanes; }
+
+  void soften(const ScoreArgs& a, int64_t begin, int64_t rows) {
+    store(factors_, exp(sub(load_n(maxima_ + begin, rows), load(raised_))));
+    for (int64_t i = 0; i < rows; ++i) {
+      float* totals = totals_ + (begin + i) * kLanes;
+      maxima_[begin + i] = raised_[i];
+      const Vec total = mul(load(totals), splat(factors_[i]));
+      store(totals, probabilities_.narrow(static_cast<int>(i), a, scores_ + i * kBlockTokens,
+                                          splat(raised_[i]), total));
+    }
+  }
+
+  void add_values(const BlockPages& block, int64_t begin, int64_t rows) {
+    using Args = ValueArgs<typename Format::Probabilities>;
+    static constexpr RowTable<void (*)(const Args&), ValueTileOf<Format>, kValueTileCols> kWide;
+    static constexpr RowTable<void (*)(const Args&), ValueTileOf<Format>, 1> kNarrow;
+    for (int64_t d = 0; d < padded_dim_;) {
+      const bool wide = padded_dim_ - d >= kValueTileCols * kLanes;
+      (wide ? kWide.by_rows[rows] : kNarrow.by_rows[rows])(
+          {block, a_.value_offset + static_cast<size_t>(d) * 4, static_cast<size_t>(padded_dim_) * 4,
+           probabilities_, factors_, sums_ + begin * padded_dim_ + d, padded_dim_});
+      d += (wide ? kValueTileCols : 1) * kLanes;
     }
   }
 
   void finish_rows() {
     for (int64_t r = 0; r < rows_; ++r) {
       const float total = reduce_add(load(totals_ + r * kLanes));
-      if (a_.lse != nullptr)
-        a_.lse[r / a_.heads * a_.lse_stride + r % a_.heads] = maxima_[r] + __builtin_logf(total);
+      if (token(r).lse != nullptr) token(r).lse[head(r)] = maxima_[r] + __builtin_logf(total);
       const Vec inverse = splat(1.0f / total);
-      float* o = a_.o + r / a_.heads * a_.o_stride + r % a_.heads * a_.head_dim;
+      float* o = token(r).o + head(r) * a_.head_dim;
       for (int64_t d = 0; d < a_.head_dim; d += kLanes) {
         const Vec value = mul(load(sums_ + r * padded_dim_ + d), inverse);
         const int64_t left = a_.head_dim - d;
@@ -212,19 +228,27 @@ class Attention {
     }
   }
 
+  /// Below every score, and finite: a row that saw nothing yet is rescaled by exp(0) or by exactly 0.
+  static constexpr float kNoMaximum = -3.4e38f;
+
   const AttentionArgs& a_;
+  int64_t rows_each_;
   int64_t rows_;
   int64_t padded_dim_;
   size_t q_stride_;
   std::byte* q_;
   float* sums_;
-  float* scores_;
-  std::byte* probabilities_;
   float* totals_;
   float* maxima_;
+  int* positions_;
+  // Of the group of rows at hand.
+  alignas(64) float scores_[kGroupRows * kBlockTokens];
+  alignas(64) float raised_[kLanes] = {};
+  alignas(64) float factors_[kLanes];
+  typename Format::Probabilities probabilities_;
 };
 
-template <class Kind>
+template <class Format>
 void attention(const AttentionArgs& args) {
-  Attention<Kind>(args).run();
+  Attention<Format>(args).run();
 }

@@ -50,29 +50,48 @@ struct GemmArgs {
   bool accumulate;    // y += instead of y =
 };
 
-/// Attention of `tokens` consecutive query tokens over one kv head's pages. A page holds keys, then values:
+/// A query token of an attention tile, with all its heads.
+struct AttentionToken {
+  const float* q;  // [H*E], as o; lse is [H]
+  float* o;
+  float* lse;  // null = not wanted
+  int position;
+};
+
+/// Query tokens [token_begin, token_end) that walk pages [page_begin, page_end) of one page table.
+struct AttentionRun {
+  const int32_t* pages;  // page of position p is pages[p / 16]
+  int page_begin;        // a multiple of kAttentionPages
+  int page_end;          // a multiple of it too, or the last page that the tokens see
+  int token_begin;
+  int token_end;
+};
+
+/// Attention of a tile of query tokens over one or more adjacent kv heads. A token walks its runs in order,
+/// which together are its pages from the first that it sees. A page of a kv head holds keys, then values:
 ///   bf16  keys [E/2][16 tokens][2], values [16/2 tokens][E padded to 16][2]
 ///   f32   keys [E][16 tokens],      values [16 tokens][E padded to 16]
 struct AttentionArgs {
-  const std::byte* pages_base;  // this layer's page 0, this kv head
+  const std::byte* pages_base;  // this layer's page 0, kv head 0
   size_t page_stride;           // bytes from page to page
+  size_t head_stride;           // bytes from a page's kv head to the next
   size_t value_offset;          // bytes from a page's keys to its values
-  const int32_t* pages;         // page of position p is pages[p / 16]
   int head_dim;
-  int heads;           // query heads that share this kv head, adjacent in q and o
-  int tokens;          // heads * tokens <= kAttentionRows unless tokens == 1
-  int first_position;  // of the first query token
-  const float* q;
-  int64_t q_stride;  // floats from token to token
-  float* o;
-  int64_t o_stride;
-  float* lse;  // null = not wanted; per token `heads` adjacent values
-  int64_t lse_stride;
+  int heads;  // query heads that share a kv head
+  int kv_head_begin;
+  int kv_head_end;
+  const AttentionToken* tokens;
+  int token_count;
+  const AttentionRun* runs;
+  int run_count;
   float scale;
   float softcap;       // 0 = none
   int window;          // 0 = none
   std::byte* scratch;  // scratch_bytes() of paged_attention.cc, 64-byte aligned
 };
+
+/// Pages that attention takes in one step: a row's sums depend on nothing but this and its keys.
+inline constexpr int kAttentionPages = 4;
 
 /// Query rows (tokens × heads) of one tile: enough to reuse each key and value, few enough to stay in L1.
 inline constexpr int kAttentionRows = 48;

@@ -577,6 +577,7 @@ POLYLORA_INLINE void store_two_steps(std::byte* out, Vec first, Vec second) {
 }
 
 // clang-format off: in this order
+#include "ops/cpu/attention_tiles.inc.h"
 #include "ops/cpu/attention.inc.h"
 #include "ops/cpu/attention_backward.inc.h"
 #include "ops/cpu/training_kernels.inc.h"
@@ -593,8 +594,8 @@ constexpr Kernels kKernels = {
     .narrow_int8_min = narrow_int8<true>,
     .narrow_i8 = narrow_i8,
     .bf16_bytes = kBf16Bytes,
-    .attention_f32 = attention<F32>,
-    .attention_bf16 = attention<Bf16>,
+    .attention_f32 = attention<FloatPages<F32>>,
+    .attention_bf16 = attention<FloatPages<Bf16>>,
     .pack_attention_keys_f32 = pack_attention_keys<F32>,
     .pack_attention_keys_bf16 = pack_attention_keys<Bf16>,
     .attention_backward_f32 = attention_backward<F32>,

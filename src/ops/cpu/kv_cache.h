@@ -18,7 +18,8 @@ class CpuKvCache final : public KvCache {
 
   /// Bytes from a page's keys to its values; a (page, head) is twice that.
   size_t value_offset() const { return value_offset_; }
-  size_t page_stride() const { return 2 * value_offset_ * static_cast<size_t>(shape_.kv_heads); }
+  size_t head_stride() const { return 2 * value_offset_; }
+  size_t page_stride() const { return head_stride() * static_cast<size_t>(shape_.kv_heads); }
   std::byte* head(int layer, int page, int kv_head) const;
 
   void clear(int layer, int page, int kv_head);
