@@ -3,18 +3,51 @@
 
 #include <fmt/format.h>
 
+#include <string>
+#include <string_view>
+#include <vector>
+
 #include "base/error.h"
+#include "base/nearest.h"
 #include "cli/verbs.h"
 
 namespace polylora {
+namespace {
+
+struct Benchmark {
+  std::string_view name;
+  std::string_view about;
+  int (*run)(const Arguments&);
+};
+
+constexpr Benchmark kBenchmarks[] = {
+    {"train", "tokens/s and memory of LoRA training", run_bench_train},
+};
+
+void print_usage() {
+  fmt::print("Usage: polylora bench NAME [ARGUMENTS]\n\n");
+  for (const Benchmark& benchmark : kBenchmarks) fmt::print("  {:<12}{}\n", benchmark.name, benchmark.about);
+  fmt::print("\n`polylora bench NAME --help` lists the flags of a benchmark.\n");
+}
+
+const Benchmark& find_benchmark(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Benchmark& benchmark : kBenchmarks) {
+    if (benchmark.name == name) return benchmark;
+    names.emplace_back(benchmark.name);
+  }
+  fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'{} (there is: {})", name, suggestion(name, names),
+       fmt::join(names, ", "));
+}
+
+}  // namespace
 
 int run_bench(const Arguments& arguments) {
-  const std::string name = arguments.empty() ? "--help" : arguments.front();
-  if (name == "train") return run_bench_train({arguments.begin() + 1, arguments.end()});
-  if (name != "--help" && name != "-h")
-    fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'; there is: train", name);
-  fmt::print("Usage: polylora bench NAME [ARGUMENTS]\n\n  train   tokens/s and memory of LoRA training\n");
-  return arguments.empty() ? 2 : 0;
+  if (arguments.empty() || arguments.front() == "--help" || arguments.front() == "-h") {
+    print_usage();
+    return arguments.empty() ? 2 : 0;
+  }
+  return find_benchmark(arguments.front()).run({arguments.begin() + 1, arguments.end()});
 }
 
 }  // namespace polylora
