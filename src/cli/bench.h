@@ -6,5 +6,7 @@
 namespace polylora {
 
 int run_bench_train(const Arguments& arguments);
+int run_bench_serve(const Arguments& arguments);
+int run_bench_stress(const Arguments& arguments);
 
 }  // namespace polylora
