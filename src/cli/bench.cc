@@ -22,6 +22,7 @@ struct Benchmark {
 
 constexpr Benchmark kBenchmarks[] = {
     {"train", "tokens/s and memory of LoRA training", run_bench_train},
+    {"stress", "what many adapters cost against one merged model", run_bench_stress},
     {"serve", "load on a running OpenAI-compatible server: throughput and latencies", run_bench_serve},
 };
 
