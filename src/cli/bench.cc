@@ -3,7 +3,12 @@
 
 #include <fmt/format.h>
 
+#include <string>
+#include <string_view>
+#include <vector>
+
 #include "base/error.h"
+#include "base/nearest.h"
 #include "cli/verbs.h"
 
 namespace polylora {
@@ -11,8 +16,8 @@ namespace {
 
 struct Benchmark {
   std::string_view name;
-  std::string_view summary;
-  int (*run)(const Arguments& arguments);
+  std::string_view about;
+  int (*run)(const Arguments&);
 };
 
 constexpr Benchmark kBenchmarks[] = {
@@ -20,25 +25,34 @@ constexpr Benchmark kBenchmarks[] = {
     {"kernels", "every op beside what this machine can do at best", run_bench_kernels},
     {"perplexity", "what formats of weights, KV cache and adapters cost in quality", run_bench_perplexity},
     {"train", "tokens/s and memory of LoRA training", run_bench_train},
+    {"stress", "what many adapters cost against one merged model", run_bench_stress},
+    {"serve", "load on a running OpenAI-compatible server: throughput and latencies", run_bench_serve},
 };
 
-void print_help() {
+void print_usage() {
   fmt::print("Usage: polylora bench NAME [ARGUMENTS]\n\n");
-  for (const Benchmark& benchmark : kBenchmarks)
-    fmt::print("  {:11} {}\n", benchmark.name, benchmark.summary);
+  for (const Benchmark& benchmark : kBenchmarks) fmt::print("  {:<12}{}\n", benchmark.name, benchmark.about);
+  fmt::print("\n`polylora bench NAME --help` lists the flags of a benchmark.\n");
+}
+
+const Benchmark& find_benchmark(const std::string& name) {
+  std::vector<std::string> names;
+  for (const Benchmark& benchmark : kBenchmarks) {
+    if (benchmark.name == name) return benchmark;
+    names.emplace_back(benchmark.name);
+  }
+  fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'{} (there is: {})", name, suggestion(name, names),
+       fmt::join(names, ", "));
 }
 
 }  // namespace
 
 int run_bench(const Arguments& arguments) {
-  const std::string name = arguments.empty() ? "--help" : arguments.front();
-  for (const Benchmark& benchmark : kBenchmarks) {
-    if (name == benchmark.name) return benchmark.run({arguments.begin() + 1, arguments.end()});
+  if (arguments.empty() || arguments.front() == "--help" || arguments.front() == "-h") {
+    print_usage();
+    return arguments.empty() ? 2 : 0;
   }
-  if (name != "--help" && name != "-h")
-    fail(ErrorCode::kInvalidArgument, "unknown benchmark '{}'; polylora bench --help lists them", name);
-  print_help();
-  return arguments.empty() ? 2 : 0;
+  return find_benchmark(arguments.front()).run({arguments.begin() + 1, arguments.end()});
 }
 
 }  // namespace polylora

@@ -13,24 +13,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-struct TokenizerFiles {
-  std::string tokenizer_json;
-  std::string tokenizer_config_json;
-};
-
-TokenizerFiles read_tokenizer_files(const fs::path& path) {
-  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
-  const fs::path file = fs::is_directory(path) ? path / "tokenizer.json" : path;
-  const fs::path config = folder / "tokenizer_config.json";
-  return {read_text_file(file), fs::exists(config) ? read_text_file(config) : ""};
-}
-
 std::unique_ptr<Tokenizer> load_tokenizer(const LoadOptions& options, const TextAssets& assets) {
   if (options.skip_tokenizer) return nullptr;
-  if (!options.tokenizer.empty()) {
-    const TokenizerFiles files = read_tokenizer_files(options.tokenizer);
-    return Tokenizer::from_json(files.tokenizer_json, files.tokenizer_config_json);
-  }
+  if (!options.tokenizer.empty()) return open_tokenizer(options.tokenizer);
   if (assets.tokenizer_json.empty()) {
     fail(ErrorCode::kNotFound,
          "{} has no tokenizer.json; name one with --tokenizer, or serve token ids only with "
@@ -90,6 +75,17 @@ ServedModel text_side(const LoadOptions& options, const TextAssets& assets) {
 }
 
 }  // namespace
+
+std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
+  if (path.extension() == ".gguf") {
+    const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(path);
+    return Tokenizer::from_json(checkpoint->text().tokenizer_json, checkpoint->text().tokenizer_config_json);
+  }
+  const fs::path folder = fs::is_directory(path) ? path : path.parent_path();
+  const fs::path file = fs::is_directory(path) ? path / "tokenizer.json" : path;
+  const fs::path config = folder / "tokenizer_config.json";
+  return Tokenizer::from_json(read_text_file(file), fs::exists(config) ? read_text_file(config) : "");
+}
 
 LoadedModel load(const LoadOptions& options, const ProgressFn& progress) {
   const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(options.model);

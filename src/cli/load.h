@@ -1,6 +1,7 @@
 // From a path to everything that serving a base model takes. Shared by `serve` and `chat`.
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,6 +35,10 @@ struct LoadedModel {
   /// Token strings and generation defaults; `names` and the pointers are for the caller to fill in.
   ServedModel text;
 };
+
+/// The tokenizer of a tokenizer.json, of a folder with one, or of a .gguf file. Throws what reading them
+/// does.
+std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& path);
 
 /// Throws what Checkpoint, Tokenizer and ChatTemplate throw.
 LoadedModel load(const LoadOptions& options, const ProgressFn& progress);

@@ -13,9 +13,10 @@ ALLOWED = {
     "model": {"base", "ops"},
     "io": {"base", "ops", "model"},
     "engine": {"base", "ops", "model", "io"},
+    "load": {"base", "text"},
     "tune": {"base", "ops", "text", "model", "io"},
     "serve": {"base", "text", "engine"},
-    "cli": {"base", "ops", "text", "model", "io", "engine", "tune", "serve"},
+    "cli": {"base", "ops", "text", "model", "io", "engine", "tune", "serve", "load"},
 }
 INCLUDE = re.compile(r'^\s*#include "([a-z_]+)/', re.MULTILINE)
 

@@ -1,0 +1,325 @@
+// polylora bench serve: load on a running OpenAI-compatible server, reported as `vllm bench serve` does.
+#include <fmt/format.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cmath>
+#include <ctime>
+#include <filesystem>
+#include <fstream>
+#include <memory>
+#include <stop_token>
+#include <thread>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "cli/bench.h"
+#include "cli/bench_serve_flags.h"
+#include "cli/console.h"
+#include "cli/load.h"
+#include "cli/signals.h"
+#include "load/load_report.h"
+#include "load/random_stream.h"
+
+namespace polylora {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr std::chrono::seconds kSilence{600};
+constexpr std::chrono::seconds kRetryPause{1};
+constexpr uint64_t kAdapterStream = 0x6c6f7261;
+constexpr size_t kShownErrors = 10;
+
+/// "inf", "4.0", "0.5": Python's spelling, which names of result files have.
+std::string python_float(double value) {
+  const std::string text = fmt::format("{}", value);
+  return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
+}
+
+/// Every running request has a connection; the usual soft limit is a thousand files.
+void allow_many_connections() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+std::string timestamp() {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y%m%d-%H%M%S", &local);
+  return text;
+}
+
+class ServeBench {
+ public:
+  explicit ServeBench(BenchServeFlags& flags)
+      : flags_(flags), address_(flags.url(), flags.insecure), headers_(flags.headers()) {
+    if (!flags.tokenizer.empty()) tokenizer_ = open_tokenizer(flags.tokenizer);
+    flags.token_source.tokenizer = tokenizer_.get();
+    if (tokenizer_ != nullptr) {
+      flags.token_source.first_id = 0;
+      flags.token_source.end_id = tokenizer_->vocab_size();
+    }
+  }
+
+  void run(const std::stop_token& stop) {
+    if (flags_.model.empty()) flags_.model = first_served_model();
+    const std::vector<BenchPrompt> prompts = make_prompts();
+    plan(prompts);
+    if (flags_.ready_check_timeout_sec > 0) wait_until_ready(stop);
+    if (flags_.num_warmups > 0) warm_up(stop);
+    announce();
+    const LoadResult result = run_measured(stop);
+    report_failures(result);
+    const LoadMetrics metrics =
+        summarize_load(result.records, result.duration_s, flags_.percentiles(), flags_.goodput_bounds());
+    const LoadReportOptions options = report_options(result);
+    fmt::print("{}", load_report_text(metrics, result.duration_s, options));
+    if (flags_.save_result || flags_.append_result)
+      save(load_report_json(metrics, result, options, flags_.save_detailed));
+    if (metrics.completed > 0) return;
+    fail(ErrorCode::kUnavailable, "all {} requests failed, the first with: {}", metrics.failed,
+         result.records.front().error);
+  }
+
+ private:
+  std::string first_served_model() const {
+    fmt::print("Model not specified, fetching first model from server...\n");
+    const HttpAnswer answer = call_server(
+        address_, {.method = "GET", .path = "/v1/models", .headers = headers_, .body = {}}, kSilence);
+    const Json models = Json::parse(answer.body, nullptr, false);
+    const Json::json_pointer first("/data/0/id");
+    if (answer.status != 200 || !models.is_object() || !models.contains(first) || !models[first].is_string())
+      fail(ErrorCode::kUnavailable, "{}/v1/models names no model (HTTP {}); say which with --model",
+           address_.url().text(), answer.status);
+    fmt::print("First model name: {0}, first model id: {0}\n", models[first].get<std::string>());
+    return models[first];
+  }
+
+  std::vector<BenchPrompt> make_prompts() const {
+    PromptFileOptions file;
+    file.path = flags_.dataset_path;
+    file.count = flags_.num_prompts;
+    file.shuffle = !flags_.disable_shuffle;
+    file.oversample = !flags_.no_oversample;
+    file.seed = static_cast<uint64_t>(flags_.seed);
+    if (flags_.dataset_name == "custom") {
+      file.output_len = flags_.custom_output_len;
+      return custom_prompts(file);
+    }
+    if (flags_.dataset_name == "sharegpt") {
+      file.output_len = flags_.sharegpt_output_len;
+      return sharegpt_prompts(file, tokenizer_.get());
+    }
+    if (flags_.dataset_name == "prefix_repetition")
+      return prefix_repetition_prompts(flags_.prefix_repetition, flags_.token_source);
+    return random_prompts(flags_.random, flags_.token_source);
+  }
+
+  /// Which model each request asks for.
+  std::string model_of(size_t index, RandomStream& random) const {
+    const auto& adapters = flags_.lora_modules;
+    if (adapters.empty()) return base_name();
+    const bool in_turn = flags_.lora_assignment == "round-robin";
+    return adapters[in_turn ? index % adapters.size() : random.below(adapters.size())];
+  }
+
+  const std::string& base_name() const {
+    return flags_.served_model_name.empty() ? flags_.model : flags_.served_model_name;
+  }
+
+  void plan(const std::vector<BenchPrompt>& prompts) {
+    plan_.path = flags_.endpoint;
+    plan_.headers = headers_;
+    plan_.max_concurrency = flags_.max_concurrency;
+    plan_.silence = kSilence;
+    plan_.keep_text = flags_.save_detailed;
+    const std::vector<double> arrivals = arrival_times(flags_.arrivals, prompts.size());
+    RandomStream random(static_cast<uint64_t>(flags_.seed), kAdapterStream);
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      const std::string model = model_of(i, random);
+      PlannedRequest request;
+      request.body = completion_body(flags_.body, model, prompts[i]);
+      request.model = model;
+      request.prompt_tokens = prompts[i].tokens;
+      request.arrival_s = arrivals[i];
+      if (!flags_.request_id_prefix.empty()) request.id = flags_.request_id_prefix + std::to_string(i);
+      plan_.requests.push_back(std::move(request));
+    }
+  }
+
+  /// The first request of the run, `count` times at once; its model is the base's, as in the peer.
+  LoadPlan first_request(int count) const {
+    LoadPlan plan = plan_;
+    PlannedRequest request = plan_.requests.front();
+    request.arrival_s = 0;
+    plan.requests.assign(static_cast<size_t>(count), request);
+    return plan;
+  }
+
+  void wait_until_ready(const std::stop_token& stop) const {
+    fmt::print("Starting initial single prompt test run...\n");
+    using Clock = std::chrono::steady_clock;
+    const Clock::time_point end = Clock::now() + std::chrono::seconds(flags_.ready_check_timeout_sec);
+    for (;;) {
+      const LoadResult result = run_load(address_, first_request(1), {}, stop);
+      if (result.records.front().success) break;
+      if (Clock::now() + kRetryPause > end)
+        fail(ErrorCode::kUnavailable, "the server was not ready within {} s: {}",
+             flags_.ready_check_timeout_sec, result.records.front().error);
+      std::this_thread::sleep_for(kRetryPause);
+    }
+    fmt::print("Initial test run completed.\n");
+  }
+
+  void warm_up(const std::stop_token& stop) const {
+    fmt::print("Warming up with {} requests...\n", flags_.num_warmups);
+    run_load(address_, first_request(flags_.num_warmups), {}, stop);
+    fmt::print("Warmup run completed.\n");
+  }
+
+  void announce() const {
+    fmt::print("Starting main benchmark run...\n");
+    const ArrivalOptions& arrivals = flags_.arrivals;
+    if (arrivals.ramp_up != RampUp::kNone) {
+      fmt::print(
+          "Traffic ramp-up strategy: {}.\nWill increase RPS from {} to {} RPS over the duration of the "
+          "benchmark.\n",
+          ramp_up_name(), *flags_.ramp_up_start_rps, *flags_.ramp_up_end_rps);
+    } else {
+      fmt::print("Traffic request rate: {}\n", python_float(arrivals.request_rate));
+    }
+    fmt::print("Burstiness factor: {} ({})\n", python_float(arrivals.burstiness),
+               arrivals.burstiness == 1 ? "Poisson process" : "Gamma distribution");
+    fmt::print("Maximum request concurrency: {}\n",
+               flags_.max_concurrency > 0 ? std::to_string(flags_.max_concurrency) : "None");
+    std::fflush(stdout);
+  }
+
+  const char* ramp_up_name() const {
+    return flags_.arrivals.ramp_up == RampUp::kLinear ? "linear" : "exponential";
+  }
+
+  LoadResult run_measured(const std::stop_token& stop) {
+    if (flags_.probe_request_rate > 0) add_probes();
+    ProgressBar bar;
+    const ProgressFn draw = flags_.disable_tqdm ? ProgressFn() : bar.callback();
+    const auto total = static_cast<double>(plan_.requests.size());
+    return run_load(
+        address_, plan_,
+        [&](size_t finished) {
+          if (draw) draw(fmt::format("{} requests", finished), static_cast<double>(finished) / total);
+        },
+        stop);
+  }
+
+  void add_probes() {
+    BodyOptions body = flags_.body;
+    body.extra["stream"] = false;
+    Json json =
+        Json::parse(completion_body(body, base_name(), {.content = "Hi", .tokens = 1, .max_tokens = 1}));
+    json.erase("stream_options");
+    plan_.side.calls = {
+        {.method = "POST", .path = flags_.endpoint, .headers = headers_, .body = json.dump()}};
+    plan_.side.interval_s = 1 / flags_.probe_request_rate;
+  }
+
+  static void report_failures(const LoadResult& result) {
+    size_t shown = 0;
+    for (const RequestRecord& record : result.records) {
+      if (record.success) continue;
+      if (shown == 0) print_line("Failed requests during benchmark run detected (capping to 10):");
+      print_line(fmt::format("Error {}: {}", shown, record.error));
+      if (++shown == kShownErrors) return;
+    }
+  }
+
+  LoadReportOptions report_options(const LoadResult& result) const {
+    LoadReportOptions options;
+    if (flags_.max_concurrency > 0) options.max_concurrency = flags_.max_concurrency;
+    options.request_rate = flags_.arrivals.request_rate;
+    options.percentile_metrics = flags_.latency_metrics();
+    options.goodput = !flags_.goodput.empty();
+    if (flags_.probe_request_rate > 0) options.probes = summarize_probes(result.side);
+    return options;
+  }
+
+  fs::path result_path(const std::string& date) const {
+    if (!flags_.result_filename.empty()) return fs::path(flags_.result_dir) / flags_.result_filename;
+    const std::string concurrency =
+        flags_.max_concurrency > 0 ? fmt::format("-concurrency{}", flags_.max_concurrency) : "";
+    const std::string model = flags_.model.substr(flags_.model.rfind('/') + 1);
+    const std::string rate = flags_.arrivals.ramp_up == RampUp::kNone
+                                 ? python_float(flags_.arrivals.request_rate) + "qps"
+                                 : fmt::format("ramp-up-{}-{}qps-{}qps", ramp_up_name(),
+                                               *flags_.ramp_up_start_rps, *flags_.ramp_up_end_rps);
+    return fs::path(flags_.result_dir) /
+           fmt::format("{}-{}{}-{}-{}.json", flags_.label, rate, concurrency, model, date);
+  }
+
+  Json settings_json(const std::string& date) const {
+    const ArrivalOptions& arrivals = flags_.arrivals;
+    Json json = {{"date", date},
+                 {"endpoint_type", flags_.backend},
+                 {"backend", flags_.backend},
+                 {"label", flags_.label},
+                 {"model_id", flags_.model},
+                 {"tokenizer_id", flags_.tokenizer.empty() ? Json() : Json(flags_.tokenizer)},
+                 {"num_prompts", flags_.num_prompts}};
+    for (const auto& [key, value] : parse_pairs("--metadata", flags_.metadata)) json[key] = value;
+    json["request_rate"] = std::isinf(arrivals.request_rate) ? Json("inf") : Json(arrivals.request_rate);
+    json["burstiness"] = std::isinf(arrivals.burstiness) ? Json("inf") : Json(arrivals.burstiness);
+    json["max_concurrency"] = flags_.max_concurrency > 0 ? Json(flags_.max_concurrency) : Json();
+    if (arrivals.ramp_up != RampUp::kNone) {
+      json["ramp_up_strategy"] = ramp_up_name();
+      json["ramp_up_start_rps"] = *flags_.ramp_up_start_rps;
+      json["ramp_up_end_rps"] = *flags_.ramp_up_end_rps;
+    }
+    return json;
+  }
+
+  void save(const Json& result) const {
+    const std::string date = timestamp();
+    Json json = settings_json(date);
+    json.update(result);
+    const fs::path path = result_path(date);
+    std::error_code failed;
+    if (path.has_parent_path()) fs::create_directories(path.parent_path(), failed);
+    std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
+    if (flags_.append_result && fs::exists(path, failed)) {
+      const std::string before = read_text_file(path);
+      if (!before.empty()) text = before + (before.ends_with('\n') ? "" : "\n") + text;
+    }
+    write_file_atomic(path, text);
+  }
+
+  BenchServeFlags& flags_;
+  HttpServerAddress address_;
+  HeaderList headers_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  LoadPlan plan_;
+};
+
+}  // namespace
+
+int run_bench_serve(const Arguments& arguments) {
+  BenchServeFlags values;
+  FlagSet flags("bench serve", "Measures a running OpenAI-compatible server; flags and results are vLLM's.");
+  add_bench_serve_flags(flags, values);
+  if (!flags.parse(arguments)) return 0;
+  values.resolve();
+  allow_many_connections();
+  SignalWatcher signals;
+  std::stop_source stop;
+  const SignalWatcher::Scope scope(signals, [&stop] { stop.request_stop(); });
+  ServeBench(values).run(stop.get_token());
+  return 0;
+}
+
+}  // namespace polylora
