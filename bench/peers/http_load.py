@@ -9,8 +9,7 @@ import json
 import re
 import time
 
-EVENT = b'data: {'
-END = b'data: [DONE]'
+EVENT = b"data: {"
 KEPT = 4096  # bytes of a stream's end: more than its last event with `usage`
 
 
@@ -19,14 +18,14 @@ class Stream(asyncio.Protocol):
 
     def __init__(self, path, body):
         text = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
-        self.request = head.encode() + text
+        head = (f"POST {path} HTTP/1.1", "Host: localhost", "Connection: close", "Content-Type: application/json",
+                f"Content-Length: {len(text)}", "", "")
+        self.request = "\r\n".join(head).encode() + text
         self.tail = b""
         self.first = self.last = None
         self.ended = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport):
-        self.transport = transport
         self.began = time.perf_counter()
         transport.write(self.request)
 
@@ -36,8 +35,6 @@ class Stream(asyncio.Protocol):
             self.last = time.perf_counter() - self.began
             self.first = self.first or self.last
         self.tail = (self.tail + data)[-KEPT:]
-        if END in self.tail:
-            self.transport.close()
 
     def connection_lost(self, error):
         self.ended.set_result(self.result())
