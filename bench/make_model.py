@@ -98,7 +98,8 @@ def write_model(a):
     write_safetensors(out / "model.safetensors", tensors, seed=1)
 
 
-def write_adapter(a):
+def write_adapter(folder, a, seed=2):
+    """An adapter on all seven projections of the shapes `a`; lora_alpha is twice the rank."""
     tensors = []
     for layer in range(a.layers):
         for name, (rows, cols) in linear_shapes(a).items():
@@ -113,10 +114,10 @@ def write_adapter(a):
         "base_model_name_or_path": os.path.basename(a.out),
         "bias": "none",
     }
-    out = pathlib.Path(a.adapter)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "adapter_config.json").write_text(json.dumps(config, indent=2))
-    write_safetensors(out / "adapter_model.safetensors", tensors, seed=2)
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2))
+    write_safetensors(folder / "adapter_model.safetensors", tensors, seed)
 
 
 def main():
@@ -128,7 +129,7 @@ def main():
     a = parser.parse_args()
     write_model(a)
     if a.adapter:
-        write_adapter(a)
+        write_adapter(a.adapter, a)
 
 
 if __name__ == "__main__":

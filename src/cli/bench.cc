@@ -21,12 +21,13 @@ struct Benchmark {
 };
 
 constexpr Benchmark kBenchmarks[] = {
-    {"forward", "prefill and decode of a batch that mixes adapters, without the server", run_bench_forward},
+    {"machine", "read bandwidth and peaks of this machine", run_bench_machine},
     {"kernels", "every op beside what this machine can do at best", run_bench_kernels},
-    {"perplexity", "what formats of weights, KV cache and adapters cost in quality", run_bench_perplexity},
-    {"train", "tokens/s and memory of LoRA training", run_bench_train},
-    {"stress", "what many adapters cost against one merged model", run_bench_stress},
+    {"forward", "prefill and decode of a batch that mixes adapters, without the server", run_bench_forward},
     {"serve", "load on a running OpenAI-compatible server: throughput and latencies", run_bench_serve},
+    {"stress", "what many adapters cost against one merged model", run_bench_stress},
+    {"train", "tokens/s and memory of LoRA training", run_bench_train},
+    {"perplexity", "what formats of weights, KV cache and adapters cost in quality", run_bench_perplexity},
 };
 
 void print_usage() {

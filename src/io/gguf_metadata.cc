@@ -190,6 +190,7 @@ void add_gguf_tokenizer(const ModelConfig& config, const TextAssets& text, const
                         GgufMetadata& metadata) {
   if (!text.chat_template.empty()) metadata.emplace_back("tokenizer.chat_template", text.chat_template);
   if (text.tokenizer_json.empty()) {
+    metadata.emplace_back("tokenizer.ggml.model", std::string("none"));
     if (config.bos_token_id >= 0)
       metadata.emplace_back("tokenizer.ggml.bos_token_id", number(config.bos_token_id));
     if (!config.eos_token_ids.empty())

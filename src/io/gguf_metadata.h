@@ -13,9 +13,9 @@ namespace polylora {
 /// general.* and <architecture>.*, without the vocabulary. `dtype`: of the matrices.
 GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& name, DType dtype);
 
-/// tokenizer.*: a byte-level BPE tokenizer.json with types, merges, special tokens and the chat template; the
-/// ids of bos and eos alone when the model has no tokenizer. Throws kUnsupported for any other kind of
-/// tokenizer and for a pre-tokenizer that has no GGUF name.
+/// tokenizer.*: a byte-level BPE tokenizer.json with types, merges, special tokens and the chat template;
+/// when the model has no tokenizer, the kind "none" and the ids of bos and eos, which llama.cpp can load.
+/// Throws kUnsupported for any other kind of tokenizer and for a pre-tokenizer that has no GGUF name.
 void add_gguf_tokenizer(const ModelConfig& config, const TextAssets& text, const std::string& where,
                         GgufMetadata& metadata);
 

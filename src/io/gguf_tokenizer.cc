@@ -171,7 +171,7 @@ void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text)
   if (const std::string* source = gguf.find<std::string>("tokenizer.chat_template"))
     text.chat_template = *source;
   const std::string* kind = gguf.find<std::string>("tokenizer.ggml.model");
-  if (kind == nullptr) return;
+  if (kind == nullptr || *kind == "none" || *kind == "no_vocab") return;
   if (*kind != "gpt2")
     fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported; known: gpt2", file, *kind);
 

@@ -71,6 +71,8 @@ TEST_F(GgufTokenizer, KnowsThePreTokenizersByName) {
 
 TEST_F(GgufTokenizer, AFileWithoutAVocabularyLeavesItEmpty) {
   EXPECT_TRUE(read(GgufBuilder().u32("x", 1)).tokenizer_json.empty());
+  for (const char* kind : {"none", "no_vocab"})
+    EXPECT_TRUE(read(GgufBuilder().text("tokenizer.ggml.model", kind)).tokenizer_json.empty()) << kind;
 }
 
 TEST_F(GgufTokenizer, RefusesBrokenVocabularies) {
