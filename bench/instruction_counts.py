@@ -82,7 +82,10 @@ class CountedServer:
         self.control("-d")
         return sorted(set(self.output.parent.glob("callgrind.out.*")) - before)
 
-    def stop(self):
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
         self.process.terminate()
         self.process.communicate(timeout=120)
 
@@ -136,6 +139,21 @@ def parts_of(files):
     return parts
 
 
+def measure(server, label, models, streams, sampling):
+    load(server.address, models, streams, 4, sampling)  # warms up
+    counts, chunks = {}, {}
+    for tokens in (SHORT, LONG):
+        def run():
+            chunks[tokens] = load(server.address, models, streams, tokens, sampling)
+        counts[tokens] = parts_of(server.count(run))
+    chunks_a_token = chunks[LONG] / (streams * LONG)
+    print(f"\n{label:36} {'per token':>10} {'per request':>12}   ({chunks_a_token:.2f} chunks a token)")
+    for line in PARTS:
+        per_token = (counts[LONG][line] - counts[SHORT][line]) / (streams * (LONG - SHORT))
+        per_request = counts[SHORT][line] / streams - SHORT * per_token
+        print(f"{line:36} {per_token:10,.0f} {per_request:12,.0f}", flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--server", default=str(ROOT / "build/polylora"))
@@ -147,23 +165,11 @@ def main():
         folder = pathlib.Path(name)
         adapters = [f"a{i}" for i in range(flags.adapters)]
         make_model(folder / "model", adapters)
-        server = CountedServer(flags.server, folder / "model", adapters, folder)
         models = adapters or ["base"]
-        print(f"{flags.streams} streams, {flags.adapters} adapters, vocabulary {VOCABULARY}; instructions")
-        for label, sampling in SAMPLING.items():
-            load(server.address, models, flags.streams, 4, sampling)  # warms up
-            counts, chunks = {}, {}
-            for tokens in (SHORT, LONG):
-                def run():
-                    chunks[tokens] = load(server.address, models, flags.streams, tokens, sampling)
-                counts[tokens] = parts_of(server.count(run))
-            print(f"\n{label:36} {'per token':>10} {'per request':>12}   ({chunks[LONG] / (flags.streams * LONG):.2f} "
-                  "chunks a token)")
-            for line in counts[LONG]:
-                per_token = (counts[LONG][line] - counts[SHORT][line]) / (flags.streams * (LONG - SHORT))
-                per_request = counts[SHORT][line] / flags.streams - SHORT * per_token
-                print(f"{line:36} {per_token:10,.0f} {per_request:12,.0f}")
-        server.stop()
+        print(f"{flags.streams} streams, {flags.adapters} adapters, vocabulary {VOCABULARY}; instructions", flush=True)
+        with CountedServer(flags.server, folder / "model", adapters, folder) as server:
+            for label, sampling in SAMPLING.items():
+                measure(server, label, models, flags.streams, sampling)
 
 
 if __name__ == "__main__":

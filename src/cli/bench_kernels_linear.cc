@@ -36,6 +36,40 @@ void measure_linear(KernelBench& bench, const LinearShape& shape, const WeightCo
                  .run = [&](int call) { bench.ops().linear(y, x, weights.of_call(call), {}); }});
 }
 
+/// Ours and theirs in turns.
+void measure_against(KernelBench& bench, const MatmulReference& reference, int64_t k, int64_t n,
+                     WeightFormat format, int64_t rows) {
+  ReferenceMatmul* theirs = reference.prepare(rows, n, k, format == WeightFormat::kBf16, bench.threads());
+  if (theirs == nullptr) return;  // not on this machine
+  const auto weight = bench.ops().pack_weight(RandomCheckpoint(format, n, k).source(), format);
+  const RandomMatrix x(rows, k);
+  RandomMatrix y(rows, n);
+  const Figure ours{.op = fmt::format("linear {}", weight_format_name(format)),
+                    .shape = fmt::format("{}x{}, {} rows", k, n, rows),
+                    .bytes = static_cast<double>(weight->bytes()),
+                    .operations = 2.0 * static_cast<double>(rows * k * n),
+                    .peak = peak_of(format),
+                    .run = [&](int) { bench.ops().linear(y, x, *weight, {}); }};
+  Figure other = ours;
+  other.op = fmt::format("{} {}", reference.name, weight_format_name(format));
+  other.run = [&](int) { reference.run(theirs); };
+  const std::vector<double> seconds = bench.measure({ours, other});
+  bench.note(fmt::format("{:22} {:.2f} of the reference's speed", "", seconds[1] / seconds[0]));
+  reference.destroy(theirs);
+}
+
+void measure_packing(KernelBench& bench, const LinearShape& shape, WeightFormat from, WeightFormat to) {
+  const RandomCheckpoint checkpoint(from, shape.n, shape.k);
+  const size_t source_bytes =
+      dtype_row_bytes(checkpoint.source().rows[0].dtype, shape.k) * static_cast<size_t>(shape.n);
+  const size_t packed_bytes = bench.ops().pack_weight(checkpoint.source(), to)->bytes();
+  bench.measure({.op = "pack_weight",
+                 .shape = fmt::format("{} as {} {}x{}", weight_format_name(from), weight_format_name(to),
+                                      shape.k, shape.n),
+                 .bytes = static_cast<double>(source_bytes + packed_bytes),
+                 .run = [&](int) { bench.ops().pack_weight(checkpoint.source(), to); }});
+}
+
 }  // namespace
 
 void bench_linear(KernelBench& bench) {
@@ -65,26 +99,7 @@ void bench_reference(KernelBench& bench) {
   if (bench.computes_with_avx2()) reference->limit_to_avx2();
   for (const auto& [k, n] : {std::pair<int64_t, int64_t>{576, 1536}, {2048, 8192}}) {
     for (const WeightFormat format : {WeightFormat::kBf16, WeightFormat::kF32}) {
-      const auto weight = bench.ops().pack_weight(RandomCheckpoint(format, n, k).source(), format);
-      for (const int64_t rows : {64, 512}) {
-        const bool bf16 = format == WeightFormat::kBf16;
-        ReferenceMatmul* theirs = reference->prepare(rows, n, k, bf16, bench.threads());
-        if (theirs == nullptr) continue;
-        const RandomMatrix x(rows, k);
-        RandomMatrix y(rows, n);
-        Figure ours{.op = fmt::format("linear {}", weight_format_name(format)),
-                    .shape = fmt::format("{}x{}, {} rows", k, n, rows),
-                    .bytes = static_cast<double>(weight->bytes()),
-                    .operations = 2.0 * static_cast<double>(rows * k * n),
-                    .peak = peak_of(format),
-                    .run = [&](int) { bench.ops().linear(y, x, *weight, {}); }};
-        Figure other = ours;
-        other.op = fmt::format("{} {}", reference->name, weight_format_name(format));
-        other.run = [&](int) { reference->run(theirs); };
-        const std::vector<double> seconds = bench.measure({ours, other});
-        bench.note(fmt::format("{:22} {:.2f} of the reference's speed", "", seconds[1] / seconds[0]));
-        reference->destroy(theirs);
-      }
+      for (const int64_t rows : {64, 512}) measure_against(bench, *reference, k, n, format, rows);
     }
   }
 }
@@ -97,17 +112,8 @@ void bench_pack(KernelBench& bench) {
                                  {WeightFormat::kQ8, WeightFormat::kQ8},
                                  {WeightFormat::kQ4, WeightFormat::kQ4},
                                  {WeightFormat::kBf16, WeightFormat::kQ8},
-                                 {WeightFormat::kBf16, WeightFormat::kQ4}}) {
-    const RandomCheckpoint checkpoint(from, shape.n, shape.k);
-    const size_t source_bytes =
-        dtype_row_bytes(checkpoint.source().rows[0].dtype, shape.k) * static_cast<size_t>(shape.n);
-    const size_t packed_bytes = bench.ops().pack_weight(checkpoint.source(), to)->bytes();
-    bench.measure({.op = "pack_weight",
-                   .shape = fmt::format("{} as {} {}x{}", weight_format_name(from), weight_format_name(to),
-                                        shape.k, shape.n),
-                   .bytes = static_cast<double>(source_bytes + packed_bytes),
-                   .run = [&](int) { bench.ops().pack_weight(checkpoint.source(), to); }});
-  }
+                                 {WeightFormat::kBf16, WeightFormat::kQ4}})
+    measure_packing(bench, shape, from, to);
 }
 
 }  // namespace polylora
