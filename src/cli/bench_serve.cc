@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <sys/resource.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
 #include <stop_token>
@@ -119,6 +120,7 @@ class ServeBench {
     plan_.max_concurrency = flags_.max_concurrency;
     plan_.silence = kSilence;
     plan_.keep_text = flags_.save_detailed;
+    sends_ids_ = std::holds_alternative<std::vector<int32_t>>(prompts.front().content);
     const std::vector<double> arrivals = arrival_times(flags_.arrivals, prompts.size());
     RandomStream random(static_cast<uint64_t>(flags_.seed), kAdapterStream);
     for (size_t i = 0; i < prompts.size(); ++i) {
@@ -172,9 +174,9 @@ class ServeBench {
           "benchmark.\n",
           ramp_up_name(arrivals.ramp_up), *flags_.ramp_up_start_rps, *flags_.ramp_up_end_rps);
     } else {
-      fmt::print("Traffic request rate: {}\n", python_float(arrivals.request_rate));
+      fmt::print("Traffic request rate: {}\n", python_number(arrivals.request_rate));
     }
-    fmt::print("Burstiness factor: {} ({})\n", python_float(arrivals.burstiness),
+    fmt::print("Burstiness factor: {} ({})\n", python_number(arrivals.burstiness),
                arrivals.burstiness == 1 ? "Poisson process" : "Gamma distribution");
     fmt::print("Maximum request concurrency: {}\n",
                flags_.max_concurrency > 0 ? std::to_string(flags_.max_concurrency) : "None");
@@ -194,25 +196,40 @@ class ServeBench {
         stop);
   }
 
+  /// A single token where prompts are token ids: such servers may have no tokenizer.
   void add_probes() {
-    BodyOptions body = flags_.body;
-    body.extra["stream"] = false;
-    Json json =
-        Json::parse(completion_body(body, base_name(), {.content = "Hi", .tokens = 1, .max_tokens = 1}));
-    json.erase("stream_options");
-    plan_.side.calls = {
-        {.method = "POST", .path = flags_.endpoint, .headers = headers_, .body = json.dump()}};
+    BenchPrompt probe;
+    probe.content = "Hi";
+    if (sends_ids_) probe.content = std::vector<int32_t>{flags_.token_source.first_id};
+    probe.max_tokens = 1;
+    BodyOptions options = flags_.body;
+    options.extra["stream"] = false;
+    Json body = Json::parse(completion_body(options, base_name(), probe));
+    body.erase("stream_options");
+    HttpCall& call = plan_.side.calls.emplace_back();
+    call.path = flags_.endpoint;
+    call.headers = headers_;
+    call.body = body.dump();
     plan_.side.interval_s = 1 / flags_.probe_request_rate;
   }
 
   static void report_failures(const LoadResult& result) {
-    size_t shown = 0;
+    std::vector<std::string> errors, probe_errors;
     for (const RequestRecord& record : result.records) {
-      if (record.success) continue;
-      if (shown == 0) print_line("Failed requests during benchmark run detected (capping to 10):");
-      print_line(fmt::format("Error {}: {}", shown, record.error));
-      if (++shown == kShownErrors) return;
+      if (!record.success) errors.push_back(record.error);
     }
+    for (const SideRecord& record : result.side) {
+      if (!record.error.empty()) probe_errors.push_back(record.error);
+    }
+    show_errors("Failed requests", errors);
+    show_errors("Failed probe requests", probe_errors);
+  }
+
+  static void show_errors(std::string_view what, const std::vector<std::string>& errors) {
+    if (errors.empty()) return;
+    print_line(fmt::format("{} during benchmark run detected (capping to {}):", what, kShownErrors));
+    for (size_t i = 0; i < std::min(errors.size(), kShownErrors); ++i)
+      print_line(fmt::format("Error {}: {}", i, errors[i]));
   }
 
   LoadReportOptions report_options(const LoadResult& result) const {
@@ -230,6 +247,7 @@ class ServeBench {
   HeaderList headers_;
   std::unique_ptr<Tokenizer> tokenizer_;
   LoadPlan plan_;
+  bool sends_ids_ = false;
 };
 
 }  // namespace

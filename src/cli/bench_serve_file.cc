@@ -30,7 +30,7 @@ fs::path result_path(const BenchServeFlags& flags, const std::string& date) {
   const std::string model = flags.model.substr(flags.model.rfind('/') + 1);
   const ArrivalOptions& arrivals = flags.arrivals;
   const std::string rate = arrivals.ramp_up == RampUp::kNone
-                               ? python_float(arrivals.request_rate) + "qps"
+                               ? python_number(arrivals.request_rate) + "qps"
                                : fmt::format("ramp-up-{}-{}qps-{}qps", ramp_up_name(arrivals.ramp_up),
                                              *flags.ramp_up_start_rps, *flags.ramp_up_end_rps);
   return fs::path(flags.result_dir) /
@@ -65,7 +65,7 @@ Json settings_json(const BenchServeFlags& flags, const std::string& date) {
 
 }  // namespace
 
-std::string python_float(double value) {
+std::string python_number(double value) {
   const std::string text = fmt::format("{}", value);
   return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
 }

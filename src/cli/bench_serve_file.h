@@ -9,7 +9,7 @@
 namespace polylora {
 
 /// "inf", "4.0", "0.5": as Python writes numbers, which vLLM's names and lines have.
-std::string python_float(double value);
+std::string python_number(double value);
 
 /// "linear", "exponential".
 const char* ramp_up_name(RampUp ramp_up);
