@@ -7,6 +7,7 @@
 #include <memory>
 #include <stop_token>
 #include <thread>
+#include <tuple>
 
 #include "base/error.h"
 #include "cli/bench.h"
@@ -41,11 +42,7 @@ class ServeBench {
   explicit ServeBench(BenchServeFlags& flags)
       : flags_(flags), address_(flags.url(), flags.insecure), headers_(flags.headers()) {
     if (!flags.tokenizer.empty()) tokenizer_ = open_tokenizer(flags.tokenizer);
-    flags.token_source.tokenizer = tokenizer_.get();
-    if (tokenizer_ != nullptr) {
-      flags.token_source.first_id = 0;
-      flags.token_source.end_id = tokenizer_->vocab_size();
-    }
+    token_source_ = make_token_source();
   }
 
   void run(const std::stop_token& stop) {
@@ -69,6 +66,19 @@ class ServeBench {
   }
 
  private:
+  TokenSource make_token_source() const {
+    TokenSource source;
+    source.tokenizer = tokenizer_.get();
+    source.as_text = flags_.chat();
+    if (flags_.random_token_range) {
+      std::tie(source.first_id, source.end_id) = *flags_.random_token_range;
+    } else if (tokenizer_ != nullptr) {
+      source.first_id = 0;
+      source.end_id = tokenizer_->vocab_size();
+    }
+    return source;
+  }
+
   std::string first_served_model() const {
     fmt::print("Model not specified, fetching first model from server...\n");
     const HttpAnswer answer = call_server(
@@ -98,8 +108,8 @@ class ServeBench {
       return sharegpt_prompts(file, tokenizer_.get());
     }
     if (flags_.dataset_name == "prefix_repetition")
-      return prefix_repetition_prompts(flags_.prefix_repetition, flags_.token_source);
-    return random_prompts(flags_.random, flags_.token_source);
+      return prefix_repetition_prompts(flags_.prefix_repetition, token_source_);
+    return random_prompts(flags_.random, token_source_);
   }
 
   /// Which model each request asks for.
@@ -200,7 +210,7 @@ class ServeBench {
   void add_probes() {
     BenchPrompt probe;
     probe.content = "Hi";
-    if (sends_ids_) probe.content = std::vector<int32_t>{flags_.token_source.first_id};
+    if (sends_ids_) probe.content = std::vector<int32_t>{token_source_.first_id};
     probe.max_tokens = 1;
     BodyOptions options = flags_.body;
     options.extra["stream"] = false;
@@ -246,6 +256,7 @@ class ServeBench {
   HttpServerAddress address_;
   HeaderList headers_;
   std::unique_ptr<Tokenizer> tokenizer_;
+  TokenSource token_source_;
   LoadPlan plan_;
   bool sends_ids_ = false;
 };

@@ -54,14 +54,14 @@ void set_range(RandomPromptOptions& random, const std::string& text) {
   }
 }
 
-void set_token_range(TokenSource& source, const std::string& text) {
+std::pair<int, int> parse_token_range(const std::string& text) {
   const size_t colon = text.find(':');
   if (colon == std::string::npos)
     fail(ErrorCode::kInvalidArgument, "--random-token-range: expected FIRST:END, not '{}'", text);
-  source.first_id = parse_int("--random-token-range", text.substr(0, colon));
-  source.end_id = parse_int("--random-token-range", text.substr(colon + 1));
-  if (source.end_id <= source.first_id)
-    fail(ErrorCode::kInvalidArgument, "--random-token-range {} is empty", text);
+  const int first = parse_int("--random-token-range", text.substr(0, colon));
+  const int end = parse_int("--random-token-range", text.substr(colon + 1));
+  if (end <= first) fail(ErrorCode::kInvalidArgument, "--random-token-range {} is empty", text);
+  return {first, end};
 }
 
 void add_server(FlagSet& flags, BenchServeFlags& values) {
@@ -109,10 +109,10 @@ void add_dataset(FlagSet& flags, BenchServeFlags& values) {
   flags.custom("--random-range-ratio", "R", "lengths vary by this share, R or {\"input\": R, \"output\": R}",
                "0.0", [&random](const std::string& text) { set_range(random, text); });
   flags.integer("--random-prefix-len", random.prefix_len, 0, "tokens before it, the same for all");
-  flags.custom("--random-token-range", "FIRST:END",
-               "random token ids; with a tokenizer all of its vocabulary",
-               fmt::format("{}:{}", values.token_source.first_id, values.token_source.end_id),
-               [&values](const std::string& text) { set_token_range(values.token_source, text); });
+  flags.custom(
+      "--random-token-range", "FIRST:END", "random token ids are from this range",
+      fmt::format("{}:{}, or the tokenizer's vocabulary", TokenSource().first_id, TokenSource().end_id),
+      [&values](const std::string& text) { values.random_token_range = parse_token_range(text); });
   flags.integer("--prefix-repetition-prefix-len", repetition.prefix_len, 1, "tokens of a prefix");
   flags.integer("--prefix-repetition-suffix-len", repetition.suffix_len, 1, "tokens after it");
   flags.integer("--prefix-repetition-num-prefixes", repetition.num_prefixes, 1, "different prefixes");

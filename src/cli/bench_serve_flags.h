@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cli/flag_set.h"
@@ -38,7 +39,7 @@ struct BenchServeFlags {
   int num_prompts = 1000;
   RandomPromptOptions random;
   PrefixRepetitionOptions prefix_repetition;
-  TokenSource token_source;
+  std::optional<std::pair<int, int>> random_token_range;  // [first, second)
   int custom_output_len = 256;
   int sharegpt_output_len = -1;
   std::optional<int> input_len, output_len;

@@ -74,7 +74,6 @@ void BenchServeFlags::resolve() {
   random.seed = prefix_repetition.seed = arrivals.seed = key;
   random.count = prefix_repetition.count = num_prompts;
   prefix_repetition.shuffle = !disable_shuffle;
-  token_source.as_text = chat();
   body.chat = chat();
   body.ignore_eos = ignore_eos || dataset_name == "random";
   url(), headers(), latency_metrics(), percentiles(), goodput_bounds();  // fail before anything is sent

@@ -18,10 +18,9 @@
 #include "cli/server_process.h"
 #include "cli/signals.h"
 #include "cli/stress_adapters.h"
+#include "cli/stress_requests.h"
 #include "cli/work_folder.h"
 #include "io/checkpoint.h"
-#include "load/bench_prompts.h"
-#include "load/request_bodies.h"
 #include "load/stress_result.h"
 #include "tune/merge/export.h"
 
@@ -29,11 +28,6 @@ namespace polylora {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
-
-constexpr const char* kBaseName = "merged";
-constexpr size_t kChurnedAdapters = 8;  // that are reloaded in place while requests use them
-constexpr int kWarmUpTokens = 4;
 
 std::string processor_name() {
   std::ifstream info("/proc/cpuinfo");
@@ -134,7 +128,7 @@ class StressBench {
     const auto arguments = [this](const std::string& model) {
       std::vector<std::string> result = {model};
       result.insert(result.end(), flags_.serve_arguments.begin(), flags_.serve_arguments.end());
-      result.insert(result.end(), {"--served-model-name", kBaseName, "--disable-uvicorn-access-log"});
+      result.insert(result.end(), {"--served-model-name", kStressBaseName, "--disable-uvicorn-access-log"});
       return result;
     };
     print_line(fmt::format("starting two servers; their logs are in {}", work_.path().string()));
@@ -149,99 +143,20 @@ class StressBench {
   }
 
   CellResult measure(const StressCell& cell, size_t index) {
-    warm_up(cell, index);
+    const StressRequests requests(flags_, checkpoint_->config().vocab_size, adapters_->of(cell), cell, index);
+    merged_->run(requests.warm_up().merged, stop_);
+    multi_->run(requests.warm_up().adapters, stop_);
     std::vector<StressRound> rounds;
     for (int r = 0; r < flags_.rounds; ++r) {
-      const std::vector<BenchPrompt> prompts = make_prompts(cell, index, r + 1, flags_.output_len);
-      const LoadPlan merged = make_plan(cell, prompts, {});
-      const LoadPlan multi = make_plan(cell, prompts, chosen_adapters(cell, prompts.size(), r));
+      const StressPlans plans = requests.round(r);
       StressRound round;
-      const auto run_merged = [&] { round.merged = merged_->run(merged, stop_); };
+      const auto run_merged = [&] { round.merged = merged_->run(plans.merged, stop_); };
       if (r % 2 == 0) run_merged();  // who goes first changes, so that a drift of the machine cancels out
-      round.adapters = multi_->run(multi, stop_);
+      round.adapters = multi_->run(plans.adapters, stop_);
       if (r % 2 == 1) run_merged();
       rounds.push_back(std::move(round));
     }
     return summarize_cell(cell, rounds);
-  }
-
-  /// Short requests that make the server read the cell's adapters, as far as they fit into memory.
-  void warm_up(const StressCell& cell, size_t index) {
-    const std::vector<LoraModule> adapters = adapters_->of(cell);
-    StressCell quiet = cell;
-    quiet.churn = false;
-    std::vector<BenchPrompt> prompts = make_prompts(cell, index, 0, kWarmUpTokens);
-    merged_->run(make_plan(quiet, prompts, {}), stop_);
-    prompts.resize(adapters.size(), prompts.front());
-    std::vector<std::string> names;
-    for (const LoraModule& adapter : adapters) names.push_back(adapter.name);
-    multi_->run(make_plan(quiet, prompts, names), stop_);
-  }
-
-  /// Different in every cell and round, so that no cached prefix helps; the same for both servers.
-  std::vector<BenchPrompt> make_prompts(const StressCell& cell, size_t index, int round,
-                                        int output_len) const {
-    RandomPromptOptions options;
-    options.count = flags_.num_prompts > 0 ? flags_.num_prompts : 2 * cell.concurrency;
-    options.input_len = flags_.input_len;
-    options.output_len = output_len;
-    options.seed = (static_cast<uint64_t>(flags_.seed) << 32) + (index << 12) + static_cast<uint64_t>(round);
-    TokenSource source;
-    source.first_id = 0;
-    source.end_id = checkpoint_->config().vocab_size;
-    return random_prompts(options, source);
-  }
-
-  std::vector<std::string> chosen_adapters(const StressCell& cell, size_t requests, int round) const {
-    const std::vector<LoraModule> adapters = adapters_->of(cell);
-    std::vector<std::string> names;
-    for (const size_t chosen :
-         assign_adapters(cell.popularity, adapters.size(), requests, static_cast<size_t>(round),
-                         static_cast<uint64_t>(flags_.seed)))
-      names.push_back(adapters[chosen].name);
-    return names;
-  }
-
-  /// Without names the requests are the merged model's.
-  LoadPlan make_plan(const StressCell& cell, const std::vector<BenchPrompt>& prompts,
-                     const std::vector<std::string>& names) const {
-    BodyOptions body;
-    body.ignore_eos = true;
-    body.extra["temperature"] = 0;
-    LoadPlan plan;
-    plan.max_concurrency = cell.concurrency;
-    for (size_t i = 0; i < prompts.size(); ++i) {
-      PlannedRequest request;
-      request.model = names.empty() ? kBaseName : names[i];
-      request.body = completion_body(body, request.model, prompts[i]);
-      request.prompt_tokens = prompts[i].tokens;
-      plan.requests.push_back(std::move(request));
-    }
-    if (cell.churn && !names.empty()) plan.side = churn(cell);
-    return plan;
-  }
-
-  /// Loads and unloads an adapter that nobody uses, and reloads ones that requests do use.
-  SideTraffic churn(const StressCell& cell) const {
-    SideTraffic side;
-    side.interval_s = flags_.churn_interval;
-    const auto call = [&side](const char* path, const Json& body) {
-      HttpCall request;
-      request.path = path;
-      request.body = body.dump();
-      side.calls.push_back(std::move(request));
-    };
-    const auto load = [&call](const std::string& name, const fs::path& path) {
-      call("/v1/load_lora_adapter",
-           {{"lora_name", name}, {"lora_path", path.string()}, {"load_inplace", true}});
-    };
-    const std::vector<LoraModule> adapters = adapters_->of(cell);
-    for (size_t i = 0; i < std::min(adapters.size(), kChurnedAdapters); ++i) {
-      load("churn", adapters[i].path);
-      load(adapters[i].name, adapters[i].path);
-      call("/v1/unload_lora_adapter", {{"lora_name", "churn"}});
-    }
-    return side;
   }
 
   std::vector<std::pair<std::string, std::string>> facts(const std::string& merged) const {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 #include <map>
 #include <span>
 #include <utility>
@@ -11,7 +12,6 @@
 
 #include "base/dtype.h"
 #include "base/error.h"
-#include "base/file.h"
 #include "base/rng.h"
 #include "io/adapter_writer.h"
 #include "io/safetensors.h"
@@ -49,6 +49,15 @@ struct Weights {
     views[name] = {DType::kBf16, {rows, cols}, std::as_bytes(std::span(values.back()))};
   }
 };
+
+/// Without waiting for the disk, as write_file_atomic does: there are thousands of these files, and nobody
+/// needs them after a crash.
+void write_quickly(const fs::path& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  if (!file) fail(ErrorCode::kIo, "cannot write {}", path.string());
+}
 
 }  // namespace
 
@@ -89,7 +98,7 @@ fs::path SyntheticAdapters::write(const std::string& name, int64_t rank, int ind
   settings.lora_alpha = static_cast<double>(rank) * (1 + 1e-4 * index);
   for (const LinearModule& module : linear_modules(config_))
     settings.target_modules.emplace_back(module.name);
-  write_file_atomic(adapter / "adapter_config.json", adapter_config_text(settings));
+  write_quickly(adapter / "adapter_config.json", adapter_config_text(settings));
   return adapter;
 }
 
