@@ -10,7 +10,9 @@ constexpr int64_t kInlineProducts = 1 << 16;
 
 constexpr int64_t kItemsPerThread = 8;
 constexpr int64_t kPanelStep = 2;  // the widest tile
-constexpr int64_t kLeastRows = 48;
+constexpr int64_t kLeastRows =
+    64;  // of a thread; with fewer, reading the weight once for each thread would show
+constexpr int64_t kMostRows = 256;          // of an item: their activations stay in a core's cache
 constexpr int64_t kLeastAdaptedPanels = 6;  // shorter runs of an adapter's B waste bandwidth
 
 int64_t ceil_div(int64_t a, int64_t b) {
@@ -20,19 +22,24 @@ int64_t ceil_div(int64_t a, int64_t b) {
 }  // namespace
 
 Linear::Items::Items(int64_t all_panels, int64_t all_rows, int threads, int64_t least_panels)
-    : panels(all_panels), rows(all_rows) {
-  const int64_t wanted = kItemsPerThread * threads;
-  panels_each = std::max(panels / wanted / kPanelStep * kPanelStep, least_panels);
+    : panels(all_panels), rows(all_rows), rows_each(all_rows) {
+  int64_t panel_items = kItemsPerThread * threads;
+  if (rows >= threads * kLeastRows) {
+    const int64_t row_runs = ceil_div(rows, threads * kMostRows) * threads;
+    rows_each = ceil_div(rows, row_runs);
+    panel_items = kItemsPerThread;
+  }
+  panels_each = std::max(panels / panel_items / kPanelStep * kPanelStep, least_panels);
   panel_runs = ceil_div(panels, panels_each);
-  row_runs = std::clamp<int64_t>(wanted / panel_runs, 1, ceil_div(rows, kLeastRows));
-  rows_each = ceil_div(rows, row_runs);
-  row_runs = ceil_div(rows, rows_each);
 }
 
-/// Row runs of the same panels follow each other: the second finds them in the cache.
+int64_t Linear::Items::count() const {
+  return panel_runs * ceil_div(rows, rows_each);
+}
+
 OutputBlock Linear::Items::block(int64_t item) const {
-  const int64_t panel = item / row_runs * panels_each;
-  const int64_t row = item % row_runs * rows_each;
+  const int64_t panel = item % panel_runs * panels_each;
+  const int64_t row = item / panel_runs * rows_each;
   return {row, std::min(row + rows_each, rows), panel, std::min(panel + panels_each, panels)};
 }
 
@@ -75,7 +82,8 @@ void Linear::work(const Product& product, const Items& items, bool adapted, int 
 
 void Linear::narrow(const Product& product, int member, int members) {
   const CpuWeight& w = product.w;
-  for (int64_t r = member; r < product.x.rows; r += members) {
+  const int64_t end = product.x.rows * (member + 1) / members;
+  for (int64_t r = product.x.rows * member / members; r < end; ++r) {
     x_.narrow(x_.row(r), w.layout().kind, product.x.row(r), product.x.cols, w.zero_point());
   }
 }

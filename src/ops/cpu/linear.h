@@ -24,18 +24,18 @@ class Linear {
     const CpuWeight& w;
     std::span<const float> bias;
   };
-  /// How it is cut into work items: runs of panels, and runs of rows where panels alone would not feed the
-  /// threads.
+  /// How it is cut into work items. Few rows: runs of panels, so that the weight is read once. Many rows:
+  /// runs of rows, so that a thread finds the rows that it wrote itself in its own cache, within them runs of
+  /// panels.
   struct Items {
     Items(int64_t panels, int64_t rows, int threads, int64_t least_panels);
-    int64_t count() const { return panel_runs * row_runs; }
+    int64_t count() const;
     OutputBlock block(int64_t item) const;
     int64_t panels;
     int64_t rows;
     int64_t panels_each;
     int64_t rows_each;
     int64_t panel_runs;
-    int64_t row_runs;
   };
 
   /// One member's part; `barrier` waits for the others.
