@@ -88,6 +88,44 @@ void dequantize_row(DType dtype, const void* row, int64_t n, float* out) {
   }
 }
 
+namespace {
+
+/// NaN and infinity are the numbers with all bits of the exponent set. Blocks of a fixed size without a
+/// branch inside are what compilers vectorise.
+template <typename Bits>
+bool none_has_all_of(Bits exponent, const std::byte* data, int64_t n) {
+  constexpr int64_t kBlock = 64;
+  Bits found = 0;
+  const auto look_at = [&](int64_t i) {
+    const auto bits = load<Bits>(data + static_cast<int64_t>(sizeof(Bits)) * i);
+    found |= static_cast<Bits>((bits & exponent) == exponent);
+  };
+  int64_t i = 0;
+  for (; i + kBlock <= n; i += kBlock) {
+    for (int64_t j = 0; j < kBlock; ++j) look_at(i + j);
+  }
+  for (; i < n; ++i) look_at(i);
+  return found == 0;
+}
+
+}  // namespace
+
+bool all_finite(DType dtype, const void* data, int64_t n) {
+  const auto* bytes = static_cast<const std::byte*>(data);
+  switch (dtype) {
+    case DType::kF32:
+      return none_has_all_of<uint32_t>(0x7f800000u, bytes, n);
+    case DType::kBf16:
+      return none_has_all_of<uint16_t>(0x7f80u, bytes, n);
+    case DType::kF16:
+      return none_has_all_of<uint16_t>(0x7c00u, bytes, n);
+    case DType::kF64:
+      return none_has_all_of<uint64_t>(0x7ff0000000000000u, bytes, n);
+    default:
+      fail(ErrorCode::kUnsupported, "{} elements are no floating-point numbers", dtype_name(dtype));
+  }
+}
+
 float f16_to_f32(uint16_t bits) {
   const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;
   const uint32_t exponent = (bits >> 10) & 0x1fu;

@@ -46,6 +46,9 @@ inline size_t dtype_row_bytes(DType dtype, int64_t n) {
 /// types.
 void dequantize_row(DType dtype, const void* row, int64_t n, float* out);
 
+/// Whether none of `n` adjacent elements of kF32, kF16, kBf16 or kF64 is NaN or infinite.
+bool all_finite(DType dtype, const void* data, int64_t n);
+
 inline float bf16_to_f32(uint16_t bits) {
   return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
 }

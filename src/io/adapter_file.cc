@@ -1,14 +1,15 @@
 #include "io/adapter_file.h"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
+#include <optional>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
 #include "base/hash.h"
 #include "io/adapter_config.h"
+#include "io/adapter_tensors.h"
 #include "io/json_file.h"
 
 namespace polylora {
@@ -68,12 +69,6 @@ std::map<std::string, ModuleAddress> module_addresses(const ModelConfig& config)
   return addresses;
 }
 
-void check_dtype(const TensorView& tensor, const std::string& where) {
-  if (tensor.dtype == DType::kF32 || tensor.dtype == DType::kF16 || tensor.dtype == DType::kBf16) return;
-  fail(ErrorCode::kUnsupported, "{}: dtype {} is not supported in adapters; use F32, F16 or BF16", where,
-       dtype_name(tensor.dtype));
-}
-
 void check_shape(const TensorView& tensor, int64_t rows, int64_t cols, const std::string& where) {
   if (tensor.shape == std::vector<int64_t>{rows, cols}) return;
   fail(ErrorCode::kDataCorrupt, "{}: shape [{}] does not fit this base model, which wants [{}, {}]", where,
@@ -91,8 +86,8 @@ int64_t check_pair(const FoundPair& pair, const LinearModule& module, int64_t co
                    const std::string& where) {
   if (pair.a == nullptr || pair.b == nullptr)
     fail(ErrorCode::kDataCorrupt, "{}: {} is missing", where, pair.a == nullptr ? "lora_A" : "lora_B");
-  check_dtype(*pair.a, where + ".lora_A");
-  check_dtype(*pair.b, where + ".lora_B");
+  check_adapter_dtype(*pair.a, where + ".lora_A");
+  check_adapter_dtype(*pair.b, where + ".lora_B");
   if (pair.a->dtype != pair.b->dtype)
     fail(ErrorCode::kUnsupported, "{}: lora_A and lora_B differ in dtype", where);
   const int64_t rank = pair.a->shape.empty() ? 0 : pair.a->shape.front();
@@ -117,27 +112,10 @@ void check_targets(const TargetModules& targets, const std::map<std::string, Mod
        where, targets.text);
 }
 
-void check_finite(const TensorView& tensor, const std::string& where) {
-  const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
-  const size_t row_bytes = dtype_row_bytes(tensor.dtype, cols);
-  std::vector<float> row(static_cast<size_t>(cols));
-  for (int64_t r = 0; r < rows; ++r) {
-    dequantize_row(tensor.dtype, tensor.data.data() + static_cast<size_t>(r) * row_bytes, cols, row.data());
-    for (const float value : row) {
-      if (!std::isfinite(value)) fail(ErrorCode::kDataCorrupt, "{} holds NaN or infinity", where);
-    }
-  }
-}
-
 fs::path weights_path(const fs::path& folder) {
-  const fs::path path = folder / "adapter_model.safetensors";
-  if (!path_exists(path) && path_exists(folder / "adapter_model.bin")) {
-    fail(ErrorCode::kUnsupported,
-         "{}: adapter_model.bin is pickled and not read; convert it to adapter_model.safetensors",
-         folder.string());
-  }
-  if (!path_exists(path)) fail(ErrorCode::kNotFound, "No adapter found for {}", folder.string());
-  return path;
+  const std::optional<fs::path> path = find_adapter_weights(folder);
+  if (!path) fail(ErrorCode::kNotFound, "No adapter found for {}", folder.string());
+  return *path;
 }
 
 }  // namespace

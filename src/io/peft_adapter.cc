@@ -2,11 +2,12 @@
 
 #include <fmt/ranges.h>
 
-#include <cmath>
+#include <optional>
 #include <string_view>
 #include <vector>
 
 #include "base/error.h"
+#include "io/adapter_tensors.h"
 #include "io/json_file.h"
 
 namespace polylora {
@@ -49,25 +50,6 @@ std::string without_adapter_name(std::string key) {
   return key;
 }
 
-void check_values(const TensorView& tensor, const std::string& where) {
-  if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBf16) {
-    fail(ErrorCode::kUnsupported, "{}: dtype {} is not supported in adapters; use F32, F16 or BF16", where,
-         dtype_name(tensor.dtype));
-  }
-  constexpr int64_t kChunk = 4096;
-  const auto bytes = static_cast<int64_t>(dtype_block_bytes(tensor.dtype));
-  const int64_t count = static_cast<int64_t>(tensor.data.size()) / bytes;
-  std::vector<float> values(kChunk);
-  for (int64_t begin = 0; begin < count; begin += kChunk) {
-    const int64_t chunk = std::min(kChunk, count - begin);
-    dequantize_row(tensor.dtype, tensor.data.data() + begin * bytes, chunk, values.data());
-    for (int64_t i = 0; i < chunk; ++i) {
-      if (!std::isfinite(values[static_cast<size_t>(i)]))
-        fail(ErrorCode::kDataCorrupt, "{} holds NaN or infinity", where);
-    }
-  }
-}
-
 void check_rank(const TensorView& tensor, size_t axis, int64_t rank, const std::string& where) {
   if (tensor.shape.size() == 2 && tensor.shape[axis] == rank) return;
   fail(ErrorCode::kDataCorrupt, "{} has shape [{}], but adapter_config.json says rank {}", where,
@@ -75,14 +57,9 @@ void check_rank(const TensorView& tensor, size_t axis, int64_t rank, const std::
 }
 
 fs::path weights_path(const fs::path& folder) {
-  const fs::path path = folder / "adapter_model.safetensors";
-  if (path_exists(path)) return path;
-  if (path_exists(folder / "adapter_model.bin")) {
-    fail(ErrorCode::kUnsupported,
-         "{}: adapter_model.bin is pickled and not read; convert it to adapter_model.safetensors",
-         folder.string());
-  }
-  fail(ErrorCode::kNotFound, "{} has no adapter_model.safetensors", folder.string());
+  const std::optional<fs::path> path = find_adapter_weights(folder);
+  if (!path) fail(ErrorCode::kNotFound, "{} has no adapter_model.safetensors", folder.string());
+  return *path;
 }
 
 }  // namespace
@@ -96,7 +73,9 @@ PeftAdapter::PeftAdapter(const fs::path& folder) : folder_(folder) {
                                  AdapterUse::kMerge);
   file_ = std::make_unique<SafetensorsFile>(weights_path(folder));
   for (const auto& [key, tensor] : file_->tensors()) {
-    check_values(tensor, file_->file().path().string() + ": " + key);
+    const std::string where = file_->file().path().string() + ": " + key;
+    check_adapter_dtype(tensor, where);
+    check_finite(tensor, where);
     sort_in(key, tensor);
   }
   file_->file().drop_pages();
