@@ -1,6 +1,7 @@
 #include "io/adapter_file.h"
 
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <optional>
 #include <string_view>
@@ -8,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/parallel.h"
 #include "io/adapter_config.h"
 #include "io/adapter_tensors.h"
 #include "io/json_file.h"
@@ -18,6 +20,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr size_t kMaxConfigBytes = size_t{256} << 10;  // real ones have a few KiB
+constexpr int kLoadThreads =
+    2;  // halves the wait for an adapter on an idle server, takes little from a busy one
 
 /// "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight" taken apart.
 struct TensorKey {
@@ -194,20 +198,27 @@ LoraSource AdapterFile::lora_source(std::span<const AdapterPair> pairs_of_site) 
   return source;
 }
 
-// Pairs are sorted by layer and module, so those of one fused linear stand next to each other.
-std::unique_ptr<Adapter> AdapterFile::load(Backend& backend, DType dtype) const {
+/// Pairs are sorted by layer and module, so those of one fused linear stand next to each other.
+std::vector<AdapterFile::SitePairs> AdapterFile::pairs_by_site() const {
   const auto modules = linear_modules(config_);
-  const auto place = [&](const AdapterPair& pair) {
-    return std::pair(pair.layer, modules[static_cast<size_t>(pair.module)].site);
-  };
-  auto adapter = std::make_unique<Adapter>(config_.num_layers);
-  for (auto begin = pairs_.begin(); begin != pairs_.end();) {
-    const auto [layer, site] = place(*begin);
-    const auto end = std::find_if(
-        begin, pairs_.end(), [&, at = place(*begin)](const AdapterPair& pair) { return place(pair) != at; });
-    adapter->set(layer, site, backend.pack_lora(lora_source({begin, end}), dtype));
-    begin = end;
+  std::vector<SitePairs> sites;
+  for (const AdapterPair& pair : pairs_) {
+    const Site site = modules[static_cast<size_t>(pair.module)].site;
+    if (sites.empty() || sites.back().layer != pair.layer || sites.back().site != site)
+      sites.push_back({pair.layer, site, std::span(&pair, 0)});
+    sites.back().pairs = {sites.back().pairs.data(), sites.back().pairs.size() + 1};
   }
+  return sites;
+}
+
+std::unique_ptr<Adapter> AdapterFile::load(Backend& backend, DType dtype) const {
+  const std::vector<SitePairs> sites = pairs_by_site();
+  auto adapter = std::make_unique<Adapter>(config_.num_layers);
+  std::atomic<size_t> next{0};
+  run_on_threads(kLoadThreads, [&](int) {
+    for (size_t i; (i = next.fetch_add(1)) < sites.size();)
+      adapter->set(sites[i].layer, sites[i].site, backend.pack_lora(lora_source(sites[i].pairs), dtype));
+  });
   return adapter;
 }
 

@@ -45,11 +45,19 @@ class AdapterFile {
   /// Hash of config and tensor bytes: the identity of this generation. Reads the whole file.
   uint64_t content_hash() const;
 
-  /// Reads, checks for NaN/Inf (kDataCorrupt names the tensor) and packs. Any thread.
+  /// Reads, checks for NaN/Inf (kDataCorrupt names the tensor) and packs, on a few short-lived threads. Any
+  /// thread.
   std::unique_ptr<Adapter> load(Backend& backend, DType dtype) const;
 
  private:
+  struct SitePairs {  // those of one fused linear
+    int layer;
+    Site site;
+    std::span<const AdapterPair> pairs;
+  };
+
   void resolve_pairs(const AdapterConfig& peft);
+  std::vector<SitePairs> pairs_by_site() const;
   LoraSource lora_source(std::span<const AdapterPair> pairs_of_site) const;
 
   std::filesystem::path folder_;

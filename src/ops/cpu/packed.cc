@@ -2,10 +2,8 @@
 
 #include <array>
 #include <cstring>
-#include <exception>
-#include <thread>
 
-#include "base/error.h"
+#include "base/parallel.h"
 
 namespace polylora::cpu {
 namespace {
@@ -156,27 +154,6 @@ void pack_some_panels(const PanelLayout& layout, QuantScheme scheme, std::span<c
   }
 }
 
-/// On short-lived threads: packing must not disturb the engine's pool. A failure is rethrown here.
-void pack_in_parallel(const PanelLayout& layout, QuantScheme scheme, std::span<const WeightSource::Row> rows,
-                      std::byte* out, int threads) {
-  std::vector<std::exception_ptr> failures(static_cast<size_t>(threads));
-  const auto pack_share = [&](int i) {
-    try {
-      pack_some_panels(layout, scheme, rows, out, layout.panels() * i / threads,
-                       layout.panels() * (i + 1) / threads);
-    } catch (...) {
-      failures[static_cast<size_t>(i)] = std::current_exception();
-    }
-  };
-  std::vector<std::thread> helpers;
-  for (int i = 1; i < threads; ++i) helpers.emplace_back(pack_share, i);
-  pack_share(0);
-  for (std::thread& helper : helpers) helper.join();
-  for (const std::exception_ptr& failure : failures) {
-    if (failure) std::rethrow_exception(failure);
-  }
-}
-
 template <typename T>
 T load_at(const std::byte* p) {
   T value;
@@ -225,7 +202,10 @@ CpuWeight::CpuWeight(const WeightSource& source, WeightFormat format, int thread
   buffer_ = HugeBuffer(layout_.bytes());
   constexpr size_t kWorthThreads = size_t{1} << 18;  // bytes; a thread costs about 20 µs
   const int useful = layout_.bytes() < kWorthThreads ? 1 : threads;
-  pack_in_parallel(layout_, scheme_, source.rows, buffer_.data(), useful);
+  run_on_threads(useful, [&](int i) {
+    pack_some_panels(layout_, scheme_, source.rows, buffer_.data(), layout_.panels() * i / useful,
+                     layout_.panels() * (i + 1) / useful);
+  });
 }
 
 void CpuWeight::read_row(int64_t row, float* out) const {
