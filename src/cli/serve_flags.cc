@@ -25,6 +25,10 @@ DType float_type(std::string_view flag, const std::string& spelling, DType autom
   return DType::kBf16;
 }
 
+DType kv_type(const std::string& spelling, DType automatic) {
+  return spelling == "int8" ? DType::kI8 : float_type("--kv-cache-dtype", spelling, automatic);
+}
+
 WeightPolicy weight_policy(const std::string& dtype, const std::string& quantization) {
   if (quantization == "q8") return WeightPolicy::kQ8;
   if (quantization == "q4") return WeightPolicy::kQ4;
@@ -201,7 +205,7 @@ void ModelFlags::resolve() {
     fail(ErrorCode::kInvalidArgument, "which MODEL? Name a Hugging Face folder or a .gguf file");
   load.policy = weight_policy(dtype, quantization);
   const DType automatic = dtype == "float32" || dtype == "float" ? DType::kF32 : DType::kBf16;
-  engine.kv_cache_dtype = float_type("--kv-cache-dtype", kv_cache_dtype, automatic);
+  engine.kv_cache_dtype = kv_type(kv_cache_dtype, automatic);
   adapters.dtype = float_type("--lora-dtype", lora_dtype, automatic);
 }
 
@@ -237,8 +241,8 @@ void add_model_flags(FlagSet& flags, ModelFlags& values) {
   flags.group("CacheConfig");
   flags.bytes("--kv-cache-memory", values.engine.kv_cache_bytes, "memory for keys and values",
               "1/4 of free memory, at most 4 GiB");
-  flags.choice("--kv-cache-dtype", values.kv_cache_dtype, {"auto", "float32", "bfloat16"},
-               "auto: float32 with --dtype float32, else bfloat16");
+  flags.choice("--kv-cache-dtype", values.kv_cache_dtype, {"auto", "float32", "bfloat16", "int8"},
+               "auto: float32 with --dtype float32, else bfloat16; int8: half the memory");
   flags.toggle("--enable-prefix-caching", values.engine.enable_prefix_caching,
                "reuse the KV of common prefixes");
   flags.custom("--block-size", "N", "tokens per KV page; only this value", fmt::to_string(kKvPageSize),

@@ -3,6 +3,8 @@
 // A row's softmax goes through blocks of kBlockPages pages, from position 0, whatever else its tile holds:
 // that is what makes it bit-identical in any batch.
 
+#include "ops/cpu/attention_tiles.inc.h"
+
 template <class Format>
 struct ScoreTileOf {
   static constexpr int kMaxRows = kGroupRows;

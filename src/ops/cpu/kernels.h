@@ -63,8 +63,12 @@ struct AttentionRun {
 
 /// Attention of a tile of query tokens over one or more adjacent kv heads. A token walks its runs in order,
 /// which together are its pages from the first that it sees. A page of a kv head holds keys, then values:
-///   bf16  keys [E/2][16 tokens][2], values [16/2 tokens][E padded to 16][2]
-///   f32   keys [E][16 tokens],      values [16 tokens][E padded to 16]
+///   f32   keys [E][16 tokens],      values [16 tokens][E]
+///   bf16  keys [E/2][16 tokens][2], values [16/2 tokens][E][2]
+///   int8  keys [E/4][16 tokens][4], scale f32[16 tokens], values [16/4 tokens][E][4], scale f32[16 tokens]
+/// E padded to 16. An int8 element is scale * (byte - 128), scale = the token's largest magnitude / 127: a
+/// token is quantised when it is written, by itself. Query rows (and probabilities, per block of pages) are
+/// rounded to 15 bits then, products summed as integers.
 struct AttentionArgs {
   const std::byte* pages_base;  // this layer's page 0, kv head 0
   size_t page_stride;           // bytes from page to page
@@ -82,6 +86,19 @@ struct AttentionArgs {
   float softcap;       // 0 = none
   int window;          // 0 = none
   std::byte* scratch;  // scratch_bytes() of paged_attention.cc, 64-byte aligned
+};
+
+/// A run of one kv head's tokens that lie in one page. What the page holds of others is kept.
+struct KvWriteArgs {
+  const float* key;
+  int64_t key_stride;  // floats from token to token
+  const float* value;
+  int64_t value_stride;
+  int head_dim;
+  std::byte* page;      // the head's keys
+  size_t value_offset;  // bytes from a page's keys to its values
+  int token_begin;      // within the page
+  int tokens;
 };
 
 /// Pages that attention takes in one step: a row's sums depend on nothing but this and its keys.
@@ -144,6 +161,15 @@ struct RmsnormArgs {
   float eps;
 };
 
+enum class KvKind : uint8_t { kF32, kBf16, kInt8 };
+inline constexpr int kKvKinds = 3;
+
+/// What differs between page formats.
+struct KvKernels {
+  void (*attention)(const AttentionArgs& args);
+  void (*write)(const KvWriteArgs& args);
+};
+
 struct Kernels {
   const char* description;
 
@@ -156,8 +182,7 @@ struct Kernels {
   void (*narrow_int8_min)(std::byte* out, const float* x, int64_t k, int zero_point);  // for kQ8Min, kQ4Min
   size_t bf16_bytes;  // of one narrowed bf16 activation: 2 where the machine multiplies bf16, else 4 (f32)
 
-  void (*attention_f32)(const AttentionArgs& args);
-  void (*attention_bf16)(const AttentionArgs& args);
+  KvKernels kv[kKvKinds];
   void (*pack_attention_keys_f32)(const AttentionKeysArgs& args);
   void (*pack_attention_keys_bf16)(const AttentionKeysArgs& args);
   void (*attention_backward_f32)(const AttentionBackwardArgs& args);

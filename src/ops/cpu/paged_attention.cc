@@ -28,13 +28,12 @@ void PagedAttention::run(Mat o, Mat lse, ConstMat q, const CpuKvCache& cache, in
   plan_items(shape.kv_heads, heads_per_kv);
   const size_t member_bytes = scratch_bytes(std::max(kAttentionRows, heads_per_kv), shape.head_dim);
   std::byte* scratch = scratch_.at_least(member_bytes * static_cast<size_t>(pool_.size()));
-  const auto kernel = shape.dtype == DType::kBf16 ? kernels_.attention_bf16 : kernels_.attention_f32;
   queue_.reset(static_cast<int64_t>(items_.size()));
   pool_.run([&](int member) {
     queue_.drain([&](int64_t i) {
       const Item& item = items_[static_cast<size_t>(i)];
       const Tile& tile = tiles_[static_cast<size_t>(item.tile)];
-      kernel({
+      cache.kernels().attention({
           .pages_base = cache.head(layer, 0, 0),
           .page_stride = cache.page_stride(),
           .head_stride = cache.head_stride(),

@@ -15,7 +15,7 @@ namespace polylora::cpu {
 /// whatever mix of prefill chunks and decode rows the batch holds.
 class PagedAttention {
  public:
-  PagedAttention(const Kernels& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+  explicit PagedAttention(ThreadPool& pool) : pool_(pool) {}
 
   /// lse may be empty.
   void run(Mat o, Mat lse, ConstMat q, const CpuKvCache& cache, int layer,
@@ -40,7 +40,6 @@ class PagedAttention {
   void plan_span(Mat o, Mat lse, ConstMat q, const SequenceSpan& span, int tile_tokens, int window);
   void plan_items(int kv_heads, int heads_per_kv);
 
-  const Kernels& kernels_;
   ThreadPool& pool_;
   std::vector<AttentionToken> tokens_;
   std::vector<AttentionRun> runs_;
