@@ -14,6 +14,21 @@ constexpr int kBlockTokens = kBlockPages * kPageTokens;
 constexpr int kGroupRows = kValueTileRows;  // query rows of a tile
 constexpr int kGroupPages = kValueTileCols;
 
+/// 2^x for x <= 0, about 1 ulp: exactly 1 at 0, exactly 0 below -126. NaN stays NaN.
+POLYLORA_INLINE Vec exp2_of_nonpositive(Vec x) {
+  const Vec lowest = splat(-126.0f);
+  const Vec clamped = max(lowest, x);
+  const IVec exponent = round_to_int(clamped);
+  const Vec r = sub(clamped, to_float(exponent));
+  Vec p = splat(1.326472722e-3f);
+  p = fma(p, r, splat(9.671512640e-3f));
+  p = fma(p, r, splat(5.550733743e-2f));
+  p = fma(p, r, splat(2.402224209e-1f));
+  p = fma(p, r, splat(6.931469776e-1f));
+  p = fma(p, r, splat(1.0f));
+  return zero_below(mul(p, power_of_two(exponent)), x, lowest);
+}
+
 /// Some pages of a block, and what to fetch into the cache while they are used: pages of the block after it.
 struct BlockPages {
   const std::byte* const* pages;
@@ -86,7 +101,7 @@ struct FloatPages {
     POLYLORA_INLINE Vec narrow(int row, const ScoreArgs& a, float* scores, Vec maximum, Vec total) {
       std::byte* out = rows_ + static_cast<size_t>(row) * kStride;
       for (int c = 0; c < a.block.count; ++c, scores += kLanes, out += kLanes * Kind::kBytes) {
-        total = add(total, Kind::store_narrow(out, exp(sub(load(scores), maximum))));
+        total = add(total, Kind::store_narrow(out, exp2_of_nonpositive(sub(load(scores), maximum))));
       }
       return total;
     }
@@ -211,7 +226,7 @@ struct Int8Pages {
     POLYLORA_INLINE Vec narrow(int row, const ScoreArgs& a, float* scores, Vec maximum, Vec total) {
       Vec largest = splat(0.0f);
       for (int c = 0; c < a.block.count; ++c) {
-        const Vec p = exp(sub(load(scores + c * kLanes), maximum));
+        const Vec p = exp2_of_nonpositive(sub(load(scores + c * kLanes), maximum));
         total = add(total, p);
         const Vec scaled = mul(p, load_floats(a.block.pages[c] + 2 * a.value_offset - kRowBytes));
         largest = max(largest, scaled);

@@ -44,25 +44,8 @@ struct GemmArgs {
   bool accumulate;    // y += instead of y =
 };
 
-/// A query token of an attention tile, with all its heads.
-struct AttentionToken {
-  const float* q;  // [H*E], as o; lse is [H]
-  float* o;
-  float* lse;  // null = not wanted
-  int position;
-};
-
-/// Query tokens [token_begin, token_end) that walk pages [page_begin, page_end) of one page table.
-struct AttentionRun {
-  const int32_t* pages;  // page of position p is pages[p / 16]
-  int page_begin;        // a multiple of kAttentionPages
-  int page_end;          // a multiple of it too, or the last page that the tokens see
-  int token_begin;
-  int token_end;
-};
-
-/// Attention of a tile of query tokens over one or more adjacent kv heads. A token walks its runs in order,
-/// which together are its pages from the first that it sees. A page of a kv head holds keys, then values:
+/// Attention of `tokens` consecutive query tokens with all query heads of one or more kv heads. In memory a
+/// page has its kv heads one after the other, each keys, then values:
 ///   f32   keys [E][16 tokens],      values [16 tokens][E]
 ///   bf16  keys [E/2][16 tokens][2], values [16/2 tokens][E][2]
 ///   int8  keys [E/4][16 tokens][4], scale f32[16 tokens], values [16/4 tokens][E][4], scale f32[16 tokens]
@@ -74,14 +57,19 @@ struct AttentionArgs {
   size_t page_stride;           // bytes from page to page
   size_t head_stride;           // bytes from a page's kv head to the next
   size_t value_offset;          // bytes from a page's keys to its values
+  const int32_t* pages;         // page of position p is pages[p / 16]
   int head_dim;
   int heads;  // query heads that share a kv head
   int kv_head_begin;
   int kv_head_end;
-  const AttentionToken* tokens;
-  int token_count;
-  const AttentionRun* runs;
-  int run_count;
+  int tokens;          // heads * kv heads * tokens <= kAttentionRows, or tokens and kv heads are 1
+  int first_position;  // of the first query token
+  const float* q;      // [tokens, H*E]
+  int64_t q_stride;    // floats from token to token
+  float* o;
+  int64_t o_stride;
+  float* lse;  // [tokens, H]; null = not wanted
+  int64_t lse_stride;
   float scale;
   float softcap;       // 0 = none
   int window;          // 0 = none
