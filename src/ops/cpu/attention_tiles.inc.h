@@ -201,9 +201,11 @@ struct Int8Pages {
     const int64_t padded_dim = round_up(a.head_dim, kLanes);
     IVec acc[kRows][kPages];
     clear_sums(acc);
-    add_keys<true>(acc, a, a.q);
-    make_high(acc);
-    add_keys<false>(acc, a, a.q + padded_dim);
+    const std::byte* q = a.q;
+    for (int plane = 0; plane < 2; ++plane, q += padded_dim) {
+      raise_sums(acc);
+      add_keys(acc, a, q);
+    }
     Vec scales[kPages];
 #pragma GCC unroll 4
     for (int c = 0; c < kPages; ++c) scales[c] = load_floats(a.block.pages[c] + a.value_offset - kRowBytes);
@@ -219,6 +221,8 @@ struct Int8Pages {
     }
   }
 
+  static constexpr size_t kPlaneBytes = size_t{kGroupRows} * kBlockTokens;
+
   class Probabilities {
    public:
     /// From a row's scores, which it uses up, and their maximum; the result is what they add to the row's
@@ -232,17 +236,15 @@ struct Int8Pages {
         largest = max(largest, scaled);
         store(scores + c * kLanes, scaled);
       }
-      planes_[row] =
-          Planes::split(scores, int64_t{a.block.count} * kLanes, reduce_max(largest), high_[row], low_[row]);
+      planes_[row] = Planes::split(scores, int64_t{a.block.count} * kLanes, reduce_max(largest),
+                                   bytes_[0][row], bytes_[1][row]);
       return total;
     }
-    const std::byte* high() const { return high_[0]; }
-    const std::byte* low() const { return low_[0]; }
+    const std::byte* bytes() const { return bytes_[0][0]; }  // kPlaneBytes of high ones, then of low ones
     const Planes& planes(int row) const { return planes_[row]; }
 
    private:
-    alignas(64) std::byte high_[kGroupRows][kBlockTokens];
-    alignas(64) std::byte low_[kGroupRows][kBlockTokens];
+    alignas(64) std::byte bytes_[2][kGroupRows][kBlockTokens];
     Planes planes_[kGroupRows];
   };
 
@@ -250,9 +252,11 @@ struct Int8Pages {
   static void value_tile(const ValueArgs<Probabilities>& a) {
     IVec acc[kRows][kCols];
     clear_sums(acc);
-    add_values<true>(acc, a, a.p.high());
-    make_high(acc);
-    add_values<false>(acc, a, a.p.low());
+    const std::byte* p = a.p.bytes();
+    for (int plane = 0; plane < 2; ++plane, p += kPlaneBytes) {
+      raise_sums(acc);
+      add_values(acc, a, p);
+    }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
       const Planes& planes = a.p.planes(r);
@@ -279,8 +283,9 @@ struct Int8Pages {
     }
   }
 
+  /// Before the second plane the first one's sums are worth 128 times as much; before the first they are 0.
   template <int kRows, int kCols>
-  POLYLORA_INLINE static void make_high(IVec (&acc)[kRows][kCols]) {
+  POLYLORA_INLINE static void raise_sums(IVec (&acc)[kRows][kCols]) {
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -288,7 +293,7 @@ struct Int8Pages {
     }
   }
 
-  template <bool kFetches, int kRows, int kPages>
+  template <int kRows, int kPages>
   POLYLORA_INLINE static void add_keys(IVec (&acc)[kRows][kPages], const ScoreArgs& a, const std::byte* q) {
     const size_t end = static_cast<size_t>((a.head_dim + kStep - 1) / kStep) * kRowBytes;
     for (size_t at = 0; at < end; at += kRowBytes, q += kStep) {
@@ -296,7 +301,7 @@ struct Int8Pages {
 #pragma GCC unroll 4
       for (int c = 0; c < kPages; ++c) {
         keys[c] = load_row(a.block.pages[c] + at);
-        if constexpr (kFetches) __builtin_prefetch(a.block.next[c] + at, 0, 2);
+        __builtin_prefetch(a.block.next[c] + at, 0, 2);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
@@ -307,7 +312,7 @@ struct Int8Pages {
     }
   }
 
-  template <bool kFetches, int kRows, int kCols>
+  template <int kRows, int kCols>
   POLYLORA_INLINE static void add_values(IVec (&acc)[kRows][kCols], const ValueArgs<Probabilities>& a,
                                          const std::byte* p) {
     for (int i = 0; i < a.block.count; ++i) {
@@ -318,7 +323,7 @@ struct Int8Pages {
 #pragma GCC unroll 4
         for (int c = 0; c < kCols; ++c) {
           values[c] = load_row(row + c * kRowBytes);
-          if constexpr (kFetches) __builtin_prefetch(next + c * kRowBytes, 0, 2);
+          __builtin_prefetch(next + c * kRowBytes, 0, 2);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
