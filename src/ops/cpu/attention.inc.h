@@ -147,9 +147,9 @@ class Attention {
     const ScoreArgs scores{
         block, a_.head_dim, a_.value_offset, q_ + static_cast<size_t>(begin) * q_stride_, q_stride_, scores_};
     score(scores, end - begin);
-    for (int64_t r = begin; r < end; ++r)
-      raised_[r - begin] =
-          weigh(r, scores_ + (r - begin) * kBlockTokens, first_key, block.count, all_visible);
+    for (int64_t i = 0; i < end - begin; ++i) {
+      raised_[i] = weigh(begin + i, scores_ + i * kBlockTokens, first_key, block.count, all_visible);
+    }
     soften(scores, begin, end - begin);
     add_values(block, begin, end - begin);
   }

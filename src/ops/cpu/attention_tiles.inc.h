@@ -1,5 +1,5 @@
 // The two products of attention for one block of KV pages, in the register tiles of each page format.
-// Included by kernels.inc.h inside its namespace.
+// Included by attention.inc.h inside the kernels' namespace.
 //
 // A format says how a query row, keys, probabilities and values are held, and offers:
 //   narrow_query       a query row as score_tile wants it

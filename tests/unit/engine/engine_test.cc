@@ -282,6 +282,7 @@ TEST_F(EngineTest, AnInt8KvCacheHoldsMorePagesAndChangesNoRule) {
   EngineOptions o = options();
   o.kv_cache_dtype = DType::kI8;
   o.max_num_batched_tokens = 50;
+  o.max_num_seqs = 24;
   const EngineStats stats = run_together(o, requests, run_alone(requests, DType::kI8));
   EXPECT_GT(stats.prefix_cache_hits, 0u);
   EXPECT_EQ(stats.kv_pages, 512 * 16 / 12);  // head_dim 8: 16 bytes become 8 and a scale
