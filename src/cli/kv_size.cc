@@ -18,7 +18,7 @@ size_t request_bytes(size_t token_bytes, int length) {
 }  // namespace
 
 size_t kv_bytes_per_token(const ModelConfig& config, DType dtype) {
-  return 2 * static_cast<size_t>(config.num_layers) * dtype_row_bytes(dtype, config.kv_size());
+  return kv_token_bytes(dtype, config.num_layers, config.num_kv_heads, config.head_dim);
 }
 
 void fit_kv_cache(const ModelConfig& config, size_t available, bool fit_length, EngineOptions& options) {

@@ -16,7 +16,7 @@ namespace {
 constexpr size_t kDefaultLoraMemory = size_t{2} << 30;
 
 /// The type that `spelling` stands for here, where f16 is computed as bf16.
-DType float_type(std::string_view flag, const std::string& spelling, DType automatic) {
+DType element_type(std::string_view flag, const std::string& spelling, DType automatic) {
   if (spelling == "auto") return automatic;
   if (spelling == "float32" || spelling == "float") return DType::kF32;
   if (spelling == "int8") return DType::kI8;
@@ -30,7 +30,8 @@ WeightPolicy weight_policy(const std::string& dtype, const std::string& quantiza
   if (quantization == "q8") return WeightPolicy::kQ8;
   if (quantization == "q4") return WeightPolicy::kQ4;
   if (dtype == "auto") return WeightPolicy::kNative;
-  return float_type("--dtype", dtype, DType::kBf16) == DType::kF32 ? WeightPolicy::kF32 : WeightPolicy::kBf16;
+  return element_type("--dtype", dtype, DType::kBf16) == DType::kF32 ? WeightPolicy::kF32
+                                                                     : WeightPolicy::kBf16;
 }
 
 void set_max_model_len(ModelFlags& values, const std::string& text) {
@@ -202,8 +203,8 @@ void ModelFlags::resolve() {
     fail(ErrorCode::kInvalidArgument, "which MODEL? Name a Hugging Face folder or a .gguf file");
   load.policy = weight_policy(dtype, quantization);
   const DType automatic = dtype == "float32" || dtype == "float" ? DType::kF32 : DType::kBf16;
-  engine.kv_cache_dtype = float_type("--kv-cache-dtype", kv_cache_dtype, automatic);
-  adapters.dtype = float_type("--lora-dtype", lora_dtype, automatic);
+  engine.kv_cache_dtype = element_type("--kv-cache-dtype", kv_cache_dtype, automatic);
+  adapters.dtype = element_type("--lora-dtype", lora_dtype, automatic);
 }
 
 void ServeFlags::resolve() {
@@ -238,8 +239,8 @@ void add_model_flags(FlagSet& flags, ModelFlags& values) {
   flags.group("CacheConfig");
   flags.bytes("--kv-cache-memory", values.engine.kv_cache_bytes, "memory for keys and values",
               "1/4 of free memory, at most 4 GiB");
-  flags.choice("--kv-cache-dtype", values.kv_cache_dtype, {"auto", "float32", "bfloat16"},
-               "auto: float32 with --dtype float32, else bfloat16");
+  flags.choice("--kv-cache-dtype", values.kv_cache_dtype, {"auto", "float32", "bfloat16", "int8"},
+               "auto: float32 with --dtype float32, else bfloat16; int8: half the memory");
   flags.toggle("--enable-prefix-caching", values.engine.enable_prefix_caching,
                "reuse the KV of common prefixes");
   flags.custom("--block-size", "N", "tokens per KV page; only this value", fmt::to_string(kKvPageSize),

@@ -15,7 +15,7 @@ constexpr int kScoredRows = 64;
 constexpr unsigned kMaxSamplerThreads = 8;
 
 size_t page_bytes(const ModelConfig& config, DType dtype) {
-  return static_cast<size_t>(config.num_layers) * 2 * kKvPageSize * dtype_row_bytes(dtype, config.kv_size());
+  return kKvPageSize * kv_token_bytes(dtype, config.num_layers, config.num_kv_heads, config.head_dim);
 }
 
 KvCacheShape kv_cache_shape(const ModelConfig& config, const EngineOptions& options) {

@@ -60,7 +60,12 @@ std::unique_ptr<LoraWeight> Backend::pack_lora(const LoraSource& source, DType d
 }
 
 std::unique_ptr<KvCache> Backend::make_kv_cache(const KvCacheShape& shape) {
-  check(shape.dtype == DType::kF32 || shape.dtype == DType::kBf16, "a KV cache is F32 or BF16");
+  check(shape.dtype == DType::kF32 || shape.dtype == DType::kBf16 || shape.dtype == DType::kI8,
+        "a KV cache is F32, BF16 or I8");
+  if (shape.dtype == DType::kI8 && shape.head_dim > kMaxInt8HeadDim) {
+    fail(ErrorCode::kUnsupported, "head_dim {}: an int8 KV cache holds heads of up to {}", shape.head_dim,
+         kMaxInt8HeadDim);
+  }
   check(shape.layers > 0 && shape.pages > 0 && shape.kv_heads > 0 && shape.head_dim > 0 &&
             shape.head_dim % 2 == 0,
         "shape of a KV cache");

@@ -95,14 +95,15 @@ class Backend {
   /// position.
   void rope(Mat q, Mat k, int head_dim, std::span<const int32_t> positions, RopeTable table);
 
-  /// Stores k[T,G*E], v[T,G*E] of every span's rows at their positions in `layer`. Writing offset 0 of a page
+  /// Stores k[T,G*E], v[T,G*E] of every span's rows at their positions in `layer`, each token's head rounded
+  /// to the cache's dtype by itself: kI8 has scale = largest magnitude / 127. Writing offset 0 of a page
   /// clears the page first, so that what an earlier owner left (even NaN) can never reach a later one.
   void kv_write(KvCache& cache, int layer, ConstMat k, ConstMat v, std::span<const SequenceSpan> spans);
 
   /// o[T,H*E] = softmax(scale · q·Kᵀ) · V over the paged cache, causal by position. Reads what kv_write
   /// stored, including this batch's own rows. A row's result depends only on its own q and its keys: blocks
-  /// of kKvPageSize tokens are walked in order from position 0 (or from the window's first block) with one
-  /// online softmax, so that it is bit-identical however the sequence was cut into chunks.
+  /// of tokens are walked in order from position 0 with one online softmax, in which keys that the row does
+  /// not see add exactly nothing, so that it is bit-identical however the sequence was cut into chunks.
   /// lse[T,H], unless empty, gets each row's log Σ exp(score): what attention_backward wants.
   void attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer,
                  std::span<const SequenceSpan> spans, const AttentionParams& params);

@@ -197,6 +197,28 @@ double quantised_dot(const std::vector<ActivationGroup>& x, const QuantGroup* w,
   return sum;
 }
 
+/// What is left of a row that is stored as integers up to ±levels with one scale.
+void round_to_levels(std::span<float> row, float levels) {
+  float largest = 0.0f;
+  for (const float value : row) largest = std::max(largest, std::fabs(value));
+  const bool tiny = largest < kTinyActivation;
+  const float scale = tiny ? 0.0f : largest / levels;
+  const float inverse = tiny ? 0.0f : levels / largest;
+  for (float& value : row) value = scale * std::nearbyint(value * inverse);
+}
+
+/// One kv head's key or value as a cache of `dtype` keeps it.
+void round_kv(DType dtype, std::span<float> row) {
+  if (dtype == DType::kI8) return round_to_levels(row, 127.0f);
+  for (float& value : row) value = round_to(dtype, value);
+}
+
+/// A query row as it is multiplied with such keys: 15 bits with int8.
+void round_query(DType dtype, std::span<float> row) {
+  if (dtype == DType::kI8) return round_to_levels(row, 127.0f * 128.0f);
+  for (float& value : row) value = round_to(dtype, value);
+}
+
 /// All keys that a query at `position` sees, oldest first.
 struct VisibleKeys {
   int first;
@@ -295,10 +317,8 @@ class RefBackend final : public TrainingBackend {
         const int page = span.pages[static_cast<size_t>(position / kKvPageSize)];
         const int token = position % kKvPageSize;
         if (token == 0) clear_page(kv, layer, page);
-        for (size_t c = 0; c < kv.width(); ++c) {
-          kv.key(layer, page, token)[c] = round_to(kv.shape().dtype, k.row(span.row_begin + i)[c]);
-          kv.value(layer, page, token)[c] = round_to(kv.shape().dtype, v.row(span.row_begin + i)[c]);
-        }
+        store_heads(kv, kv.key(layer, page, token), k.row(span.row_begin + i));
+        store_heads(kv, kv.value(layer, page, token), v.row(span.row_begin + i));
       }
     }
   }
@@ -508,6 +528,12 @@ class RefBackend final : public TrainingBackend {
     }
   }
 
+  static void store_heads(const RefKvCache& kv, float* out, const float* row) {
+    std::copy_n(row, kv.width(), out);
+    const auto head_dim = static_cast<size_t>(kv.shape().head_dim);
+    for (size_t c = 0; c < kv.width(); c += head_dim) round_kv(kv.shape().dtype, {out + c, head_dim});
+  }
+
   static void clear_page(RefKvCache& kv, int layer, int page) {
     std::fill_n(kv.key(layer, page, 0), kv.width() * kKvPageSize, 0.0f);
     std::fill_n(kv.value(layer, page, 0), kv.width() * kKvPageSize, 0.0f);
@@ -520,7 +546,7 @@ class RefBackend final : public TrainingBackend {
     const VisibleKeys visible = visible_keys(position, params);
     const auto page_of = [&](int p) { return span.pages[static_cast<size_t>(p / kKvPageSize)]; };
     std::vector<float> query(q, q + head_dim);
-    for (float& value : query) value = round_to(kv.shape().dtype, value);
+    round_query(kv.shape().dtype, query);
 
     std::vector<double> weights;
     double largest = -std::numeric_limits<double>::infinity();

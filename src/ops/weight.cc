@@ -30,4 +30,10 @@ WeightFormat native_format(const WeightSource& source) {
   return WeightFormat::kF32;
 }
 
+size_t kv_token_bytes(DType dtype, int layers, int kv_heads, int head_dim) {
+  const size_t scale = dtype == DType::kI8 ? sizeof(float) : 0;
+  return size_t{2} * static_cast<size_t>(layers) * static_cast<size_t>(kv_heads) *
+         (dtype_row_bytes(dtype, head_dim) + scale);
+}
+
 }  // namespace polylora

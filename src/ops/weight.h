@@ -81,8 +81,14 @@ struct KvCacheShape {
   int pages = 0;
   int kv_heads = 0;
   int head_dim = 0;
-  DType dtype = DType::kBf16;  // kF32 or kBf16
+  DType dtype = DType::kBf16;  // kF32, kBf16, or kI8 with a scale per token and kv head
 };
+
+/// Bytes that one token's keys and values take in all layers, but for padding that a backend may add.
+size_t kv_token_bytes(DType dtype, int layers, int kv_heads, int head_dim);
+
+/// The products of a longer int8 head would not fit 32 bits.
+inline constexpr int kMaxInt8HeadDim = 512;
 
 class KvCache {
  public:

@@ -36,7 +36,8 @@ def outcome(choice):
     return json.dumps([choice["token_ids"], choice["logprobs"]["token_logprobs"], choice["logprobs"]["top_logprobs"]])
 
 
-@pytest.mark.parametrize("extra", [[], ["--dtype", "bfloat16"]], ids=["gguf-q4", "bf16"])
+@pytest.mark.parametrize("extra", [[], ["--dtype", "bfloat16"], ["--kv-cache-dtype", "int8"]],
+                         ids=["gguf-q4", "bf16", "int8-kv"])
 def test_alone_equals_in_company(adapters, extra):
     rng = random.Random(7)
     bodies = list(make_requests(64, rng))

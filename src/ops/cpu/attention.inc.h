@@ -3,6 +3,8 @@
 // A row's softmax goes through blocks of kBlockPages pages, from position 0, whatever else its tile holds:
 // that is what makes it bit-identical in any batch.
 
+#include "ops/cpu/attention_tiles.inc.h"
+
 template <class Format>
 struct ScoreTileOf {
   static constexpr int kMaxRows = kGroupRows;
@@ -38,10 +40,12 @@ class Attention {
  public:
   explicit Attention(const AttentionArgs& args)
       : a_(args),
-        rows_each_(args.token_count * args.heads),
+        rows_each_(args.tokens * args.heads),
         rows_((args.kv_head_end - args.kv_head_begin) * rows_each_),
         padded_dim_(round_up(args.head_dim, kLanes)),
-        q_stride_(Format::query_bytes(padded_dim_)) {
+        q_stride_(Format::query_bytes(padded_dim_)),
+        scale_(args.softcap > 0.0f ? args.scale / args.softcap : args.scale / kLn2),
+        cap_(args.softcap / kLn2) {
     std::byte* next = args.scratch;
     const auto take = [&](int64_t floats) {
       auto* piece = reinterpret_cast<float*>(next);
@@ -52,12 +56,13 @@ class Attention {
     sums_ = take(padded_dim_);
     totals_ = take(kLanes);
     maxima_ = take(1);
-    positions_ = reinterpret_cast<int*>(take(1));
   }
 
   void run() {
     start_rows();
-    for (Step step{0, a_.runs[0].page_begin, a_.kv_head_begin}; step.run < a_.run_count;) {
+    const int page_end = (a_.first_position + a_.tokens - 1) / kPageTokens + 1;
+    Step step{first_visible(a_.first_position) / kBlockTokens * kBlockPages, page_end, a_.kv_head_begin};
+    while (step.page < page_end) {
       const Step next = after(step);
       visit(step, next);
       step = next;
@@ -66,77 +71,69 @@ class Attention {
   }
 
  private:
-  /// A block of a run's pages for one kv head.
+  /// A block of pages for one kv head.
   struct Step {
-    int run;
     int page;
+    int page_end;  // of the tile
     int kv_head;
+
+    int pages() const {
+      const int left = page_end - page;
+      return left < 0 ? 0 : left < kBlockPages ? left : kBlockPages;
+    }
   };
 
   /// The heads of a page lie next to each other in memory, so they take turns block by block.
   Step after(Step step) const {
     if (++step.kv_head < a_.kv_head_end) return step;
-    step.kv_head = a_.kv_head_begin;
-    step.page += kBlockPages;
-    if (step.page < a_.runs[step.run].page_end) return step;
-    if (++step.run < a_.run_count) step.page = a_.runs[step.run].page_begin;
-    return step;
+    return {step.page + kBlockPages, step.page_end, a_.kv_head_begin};
   }
 
   int first_visible(int position) const {
     return a_.window > 0 && position >= a_.window ? position - a_.window + 1 : 0;
   }
 
-  /// The pages of a step, of which the result is the number.
-  int find_pages(const Step& step, const std::byte* (&pages)[kBlockPages]) const {
-    const AttentionRun& run = a_.runs[step.run];
-    const int count = run.page_end - step.page < kBlockPages ? run.page_end - step.page : kBlockPages;
-    const std::byte* head = a_.pages_base + static_cast<size_t>(step.kv_head) * a_.head_stride;
-    for (int i = 0; i < count; ++i) {
-      pages[i] = head + static_cast<size_t>(run.pages[step.page + i]) * a_.page_stride;
-    }
-    return count;
+  const std::byte* page(const Step& step, int i) const {
+    return a_.pages_base + static_cast<size_t>(a_.pages[step.page + i]) * a_.page_stride +
+           static_cast<size_t>(step.kv_head) * a_.head_stride;
+  }
+
+  int token(int64_t row) const { return static_cast<int>(row % rows_each_) / a_.heads; }
+  int position(int64_t row) const { return a_.first_position + token(row); }
+  int64_t head(int64_t row) const {
+    return (a_.kv_head_begin + row / rows_each_) * a_.heads + row % a_.heads;
   }
 
   void start_rows() {
     for (int64_t r = 0; r < rows_; ++r) {
-      Format::narrow_query(q_ + static_cast<size_t>(r) * q_stride_, query(r), a_.head_dim);
+      const float* q = a_.q + token(r) * a_.q_stride + head(r) * a_.head_dim;
+      Format::narrow_query(q_ + static_cast<size_t>(r) * q_stride_, q, a_.head_dim);
       for (int64_t d = 0; d < padded_dim_; d += kLanes) store(sums_ + r * padded_dim_ + d, splat(0.0f));
       store(totals_ + r * kLanes, splat(0.0f));
       maxima_[r] = kNoMaximum;
-      positions_[r] = token(r).position;
     }
   }
-
-  const AttentionToken& token(int64_t r) const { return a_.tokens[r % rows_each_ / a_.heads]; }
-  int64_t head(int64_t r) const { return (a_.kv_head_begin + r / rows_each_) * a_.heads + r % a_.heads; }
-  const float* query(int64_t r) const { return token(r).q + head(r) * a_.head_dim; }
 
   void visit(const Step& step, const Step& next) {
     const std::byte* pages[kBlockPages];
     const std::byte* fetched[kBlockPages];
-    const int count = find_pages(step, pages);
-    int fetched_count = next.run < a_.run_count ? find_pages(next, fetched) : 0;
-    for (; fetched_count < count; ++fetched_count) fetched[fetched_count] = pages[fetched_count];
-    const AttentionRun& run = a_.runs[step.run];
-    const int64_t begin =
-        int64_t{step.kv_head - a_.kv_head_begin} * rows_each_ + int64_t{run.token_begin} * a_.heads;
-    const int64_t rows = int64_t{run.token_end - run.token_begin} * a_.heads;
-    const int64_t groups = (rows + kGroupRows - 1) / kGroupRows;
+    const int count = step.pages();
+    for (int i = 0; i < count; ++i) {
+      pages[i] = page(step, i);
+      fetched[i] = i < next.pages() ? page(next, i) : pages[i];
+    }
+    const int64_t begin = (step.kv_head - a_.kv_head_begin) * rows_each_;
+    const int64_t groups = (rows_each_ + kGroupRows - 1) / kGroupRows;
     for (int64_t i = 0; i < groups; ++i) {
-      visit(step.page, {pages, i == 0 ? fetched : pages, count}, begin + rows * i / groups,
-            begin + rows * (i + 1) / groups);
+      visit_group(step.page, {pages, i == 0 ? fetched : pages, count}, begin + rows_each_ * i / groups,
+                  begin + rows_each_ * (i + 1) / groups);
     }
   }
 
   /// A group of rows and those pages that any of them sees.
-  void visit(int page, BlockPages block, int64_t begin, int64_t end) {
-    int oldest = positions_[begin];
-    int newest = oldest;
-    for (int64_t r = begin + 1; r < end; ++r) {
-      oldest = positions_[r] < oldest ? positions_[r] : oldest;
-      newest = positions_[r] > newest ? positions_[r] : newest;
-    }
+  void visit_group(int page, BlockPages block, int64_t begin, int64_t end) {
+    const int oldest = position(begin);
+    const int newest = position(end - 1);
     const int seen_from = first_visible(oldest) / kPageTokens - page;
     const int seen_to = newest / kPageTokens + 1 - page;
     const int skipped = seen_from > 0 ? seen_from : 0;
@@ -150,9 +147,9 @@ class Attention {
     const ScoreArgs scores{
         block, a_.head_dim, a_.value_offset, q_ + static_cast<size_t>(begin) * q_stride_, q_stride_, scores_};
     score(scores, end - begin);
-    for (int64_t r = begin; r < end; ++r)
-      raised_[r - begin] =
-          weigh(r, scores_ + (r - begin) * kBlockTokens, first_key, block.count, all_visible);
+    for (int64_t i = 0; i < end - begin; ++i) {
+      raised_[i] = weigh(begin + i, scores_ + i * kBlockTokens, first_key, block.count, all_visible);
+    }
     soften(scores, begin, end - begin);
     add_values(block, begin, end - begin);
   }
@@ -171,15 +168,14 @@ class Attention {
     }
   }
 
-  /// Scales and masks a row's scores; the result is the row's new maximum.
+  /// Scales and masks a row's scores, from here on in powers of 2; the result is the row's new maximum.
   float weigh(int64_t r, float* scores, int first_key, int pages, bool all_visible) const {
-    const int position = positions_[r];
-    const int begin = first_visible(position) - first_key;
-    const int end = position + 1 - first_key;
+    const int begin = all_visible ? 0 : first_visible(position(r)) - first_key;
+    const int end = all_visible ? kBlockTokens : position(r) + 1 - first_key;
     Vec largest = splat(maxima_[r]);
     for (int c = 0; c < pages; ++c, scores += kLanes) {
-      Vec score = mul(load(scores), splat(a_.scale));
-      if (a_.softcap > 0.0f) score = mul(tanh(div(score, splat(a_.softcap))), splat(a_.softcap));
+      Vec score = mul(load(scores), splat(scale_));
+      if (a_.softcap > 0.0f) score = mul(tanh(score), splat(cap_));
       if (!all_visible) {
         score = keep_lanes(score, splat(-__builtin_inff()), lane(begin - c * kLanes), lane(end - c * kLanes));
       }
@@ -191,7 +187,7 @@ class Attention {
   static int lane(int offset) { return offset < 0 ? 0 : offset < kLanes ? offset : kLanes; }
 
   void soften(const ScoreArgs& a, int64_t begin, int64_t rows) {
-    store(factors_, exp(sub(load_n(maxima_ + begin, rows), load(raised_))));
+    store(factors_, exp2_of_nonpositive(sub(load_n(maxima_ + begin, rows), load(raised_))));
     for (int64_t i = 0; i < rows; ++i) {
       float* totals = totals_ + (begin + i) * kLanes;
       maxima_[begin + i] = raised_[i];
@@ -217,9 +213,10 @@ class Attention {
   void finish_rows() {
     for (int64_t r = 0; r < rows_; ++r) {
       const float total = reduce_add(load(totals_ + r * kLanes));
-      if (token(r).lse != nullptr) token(r).lse[head(r)] = maxima_[r] + __builtin_logf(total);
+      if (a_.lse != nullptr)
+        a_.lse[token(r) * a_.lse_stride + head(r)] = maxima_[r] * kLn2 + __builtin_logf(total);
       const Vec inverse = splat(1.0f / total);
-      float* o = token(r).o + head(r) * a_.head_dim;
+      float* o = a_.o + token(r) * a_.o_stride + head(r) * a_.head_dim;
       for (int64_t d = 0; d < a_.head_dim; d += kLanes) {
         const Vec value = mul(load(sums_ + r * padded_dim_ + d), inverse);
         const int64_t left = a_.head_dim - d;
@@ -228,7 +225,8 @@ class Attention {
     }
   }
 
-  /// Below every score, and finite: a row that saw nothing yet is rescaled by exp(0) or by exactly 0.
+  static constexpr float kLn2 = 0.693147181f;
+  /// Below every score, and finite: a row that saw nothing yet is rescaled by 2^0 or by exactly 0.
   static constexpr float kNoMaximum = -3.4e38f;
 
   const AttentionArgs& a_;
@@ -236,11 +234,12 @@ class Attention {
   int64_t rows_;
   int64_t padded_dim_;
   size_t q_stride_;
+  float scale_;
+  float cap_;
   std::byte* q_;
   float* sums_;
   float* totals_;
   float* maxima_;
-  int* positions_;
   // Of the group of rows at hand.
   alignas(64) float scores_[kGroupRows * kBlockTokens];
   alignas(64) float raised_[kLanes] = {};

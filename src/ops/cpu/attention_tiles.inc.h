@@ -1,5 +1,5 @@
 // The two products of attention for one block of KV pages, in the register tiles of each page format.
-// Included by kernels.inc.h inside its namespace.
+// Included by attention.inc.h inside the kernels' namespace.
 //
 // A format says how a query row, keys, probabilities and values are held, and offers:
 //   narrow_query       a query row as score_tile wants it
@@ -13,6 +13,21 @@ constexpr int kBlockPages = kAttentionPages;
 constexpr int kBlockTokens = kBlockPages * kPageTokens;
 constexpr int kGroupRows = kValueTileRows;  // query rows of a tile
 constexpr int kGroupPages = kValueTileCols;
+
+/// 2^x for x <= 0, about 1 ulp: exactly 1 at 0, exactly 0 below -126. NaN stays NaN.
+POLYLORA_INLINE Vec exp2_of_nonpositive(Vec x) {
+  const Vec lowest = splat(-126.0f);
+  const Vec clamped = max(lowest, x);
+  const IVec exponent = round_to_int(clamped);
+  const Vec r = sub(clamped, to_float(exponent));
+  Vec p = splat(1.326472722e-3f);
+  p = fma(p, r, splat(9.671512640e-3f));
+  p = fma(p, r, splat(5.550733743e-2f));
+  p = fma(p, r, splat(2.402224209e-1f));
+  p = fma(p, r, splat(6.931469776e-1f));
+  p = fma(p, r, splat(1.0f));
+  return zero_below(mul(p, power_of_two(exponent)), x, lowest);
+}
 
 /// Some pages of a block, and what to fetch into the cache while they are used: pages of the block after it.
 struct BlockPages {
@@ -86,7 +101,7 @@ struct FloatPages {
     POLYLORA_INLINE Vec narrow(int row, const ScoreArgs& a, float* scores, Vec maximum, Vec total) {
       std::byte* out = rows_ + static_cast<size_t>(row) * kStride;
       for (int c = 0; c < a.block.count; ++c, scores += kLanes, out += kLanes * Kind::kBytes) {
-        total = add(total, Kind::store_narrow(out, exp(sub(load(scores), maximum))));
+        total = add(total, Kind::store_narrow(out, exp2_of_nonpositive(sub(load(scores), maximum))));
       }
       return total;
     }
@@ -130,6 +145,193 @@ struct FloatPages {
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int c = 0; c < kCols; ++c) store(a.sums + r * a.sums_stride + c * kLanes, acc[r][c]);
+    }
+  }
+};
+
+/// The largest magnitude.
+POLYLORA_INLINE float largest_of(const float* x, int64_t n) {
+  Vec largest = splat(0.0f);
+  for (int64_t i = 0; i < n; i += kLanes) largest = max(largest, abs(lanes_of(x + i, n - i)));
+  return reduce_max(largest);
+}
+
+/// Fixed point with 15 bits and a scale per row, as two int8 planes: value = scale * (128 * high + low).
+/// Times biased unsigned bytes u, Σ value * (u - 128) is an exact integer, twice the bf16 products' precision
+/// at their price.
+struct Planes {
+  static constexpr float kLargest = 127.0f * 128.0f;
+
+  float scale;
+  int32_t correction;  // -128 * Σ (128 * high + low)
+
+  /// Of `n` floats, none larger than `largest` in magnitude. Planes are written in whole vectors.
+  POLYLORA_INLINE static Planes split(const float* x, int64_t n, float largest, std::byte* high,
+                                      std::byte* low) {
+    const bool tiny = !(largest >= kTinyActivation);
+    const Vec inverse = splat(tiny ? 0.0f : kLargest / largest);
+    IVec sum = isplat(0);
+    for (int64_t i = 0; i < n; i += kLanes) {
+      const Vec value = mul(lanes_of(x + i, n - i), inverse);
+      const IVec h = round_to_int(mul(value, splat(1.0f / 128.0f)));
+      const IVec l = round_to_int(sub(value, mul(to_float(h), splat(128.0f))));
+      store_int8(reinterpret_cast<int8_t*>(high + i), h);
+      store_int8(reinterpret_cast<int8_t*>(low + i), l);
+      sum = iadd(sum, iadd(shift_left<7>(h), l));
+    }
+    return {tiny ? 0.0f : largest / kLargest, -128 * reduce_add(sum)};
+  }
+};
+
+/// Keys and values as biased bytes with a scale per token, query rows and probabilities as Planes. A value's
+/// scale is multiplied into its probability before that is rounded, a key's into the score.
+struct Int8Pages {
+  static constexpr int kStep = 4;  // dims (keys) or tokens (values) per 32 bits
+
+  static constexpr size_t query_bytes(int64_t padded_dim) { return static_cast<size_t>(padded_dim) * 4; }
+
+  static void narrow_query(std::byte* out, const float* q, int64_t head_dim) {
+    const int64_t padded_dim = round_up(head_dim, kLanes);
+    const Planes planes = Planes::split(q, head_dim, largest_of(q, head_dim), out, out + padded_dim);
+    __builtin_memcpy(out + 2 * padded_dim, &planes, sizeof planes);
+  }
+
+  template <int kRows, int kPages>
+  static void score_tile(const ScoreArgs& a) {
+    const int64_t padded_dim = round_up(a.head_dim, kLanes);
+    IVec acc[kRows][kPages];
+    clear_sums(acc);
+    const std::byte* q = a.q;
+    for (int plane = 0; plane < 2; ++plane, q += padded_dim) {
+      raise_sums(acc);
+      add_keys(acc, a, q);
+    }
+    Vec scales[kPages];
+#pragma GCC unroll 4
+    for (int c = 0; c < kPages; ++c) scales[c] = load_floats(a.block.pages[c] + a.value_offset - kRowBytes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      Planes planes;
+      __builtin_memcpy(&planes, a.q + static_cast<size_t>(r) * a.q_stride + 2 * padded_dim, sizeof planes);
+#pragma GCC unroll 4
+      for (int c = 0; c < kPages; ++c) {
+        const Vec sum = to_float(iadd(acc[r][c], isplat(planes.correction)));
+        store(a.scores + r * kBlockTokens + c * kLanes, mul(sum, mul(splat(planes.scale), scales[c])));
+      }
+    }
+  }
+
+  static constexpr size_t kPlaneBytes = size_t{kGroupRows} * kBlockTokens;
+
+  class Probabilities {
+   public:
+    /// From a row's scores, which it uses up, and their maximum; the result is what they add to the row's
+    /// total.
+    POLYLORA_INLINE Vec narrow(int row, const ScoreArgs& a, float* scores, Vec maximum, Vec total) {
+      Vec largest = splat(0.0f);
+      for (int c = 0; c < a.block.count; ++c) {
+        const Vec p = exp2_of_nonpositive(sub(load(scores + c * kLanes), maximum));
+        total = add(total, p);
+        const Vec scaled = mul(p, load_floats(a.block.pages[c] + 2 * a.value_offset - kRowBytes));
+        largest = max(largest, scaled);
+        store(scores + c * kLanes, scaled);
+      }
+      planes_[row] = Planes::split(scores, int64_t{a.block.count} * kLanes, reduce_max(largest),
+                                   bytes_[0][row], bytes_[1][row]);
+      return total;
+    }
+    const std::byte* bytes() const { return bytes_[0][0]; }  // kPlaneBytes of high ones, then of low ones
+    const Planes& planes(int row) const { return planes_[row]; }
+
+   private:
+    alignas(64) std::byte bytes_[2][kGroupRows][kBlockTokens];
+    Planes planes_[kGroupRows];
+  };
+
+  template <int kRows, int kCols>
+  static void value_tile(const ValueArgs<Probabilities>& a) {
+    IVec acc[kRows][kCols];
+    clear_sums(acc);
+    const std::byte* p = a.p.bytes();
+    for (int plane = 0; plane < 2; ++plane, p += kPlaneBytes) {
+      raise_sums(acc);
+      add_values(acc, a, p);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const Planes& planes = a.p.planes(r);
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) {
+        float* sums = a.sums + r * a.sums_stride + c * kLanes;
+        const Vec sum = to_float(iadd(acc[r][c], isplat(planes.correction)));
+        store(sums, fma(sum, splat(planes.scale), mul(load(sums), splat(a.factors[r]))));
+      }
+    }
+  }
+
+ private:
+  POLYLORA_INLINE static Vec load_floats(const std::byte* p) {
+    return load(reinterpret_cast<const float*>(p));
+  }
+
+  template <int kRows, int kCols>
+  POLYLORA_INLINE static void clear_sums(IVec (&acc)[kRows][kCols]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) acc[r][c] = isplat(0);
+    }
+  }
+
+  /// Before the second plane the first one's sums are worth 128 times as much; before the first they are 0.
+  template <int kRows, int kCols>
+  POLYLORA_INLINE static void raise_sums(IVec (&acc)[kRows][kCols]) {
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) acc[r][c] = shift_left<7>(acc[r][c]);
+    }
+  }
+
+  template <int kRows, int kPages>
+  POLYLORA_INLINE static void add_keys(IVec (&acc)[kRows][kPages], const ScoreArgs& a, const std::byte* q) {
+    const size_t end = static_cast<size_t>((a.head_dim + kStep - 1) / kStep) * kRowBytes;
+    for (size_t at = 0; at < end; at += kRowBytes, q += kStep) {
+      Row keys[kPages];
+#pragma GCC unroll 4
+      for (int c = 0; c < kPages; ++c) {
+        keys[c] = load_row(a.block.pages[c] + at);
+        __builtin_prefetch(a.block.next[c] + at, 0, 2);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const Int8Quad step = splat_int8_quad(q + static_cast<size_t>(r) * a.q_stride);
+#pragma GCC unroll 4
+        for (int c = 0; c < kPages; ++c) acc[r][c] = dot_int8(acc[r][c], keys[c], step);
+      }
+    }
+  }
+
+  template <int kRows, int kCols>
+  POLYLORA_INLINE static void add_values(IVec (&acc)[kRows][kCols], const ValueArgs<Probabilities>& a,
+                                         const std::byte* p) {
+    for (int i = 0; i < a.block.count; ++i) {
+      const std::byte* row = a.block.pages[i] + a.values;
+      const std::byte* next = a.block.next[i] + a.values;
+      for (int s = 0; s < kPageTokens / kStep; ++s, row += a.step_stride, next += a.step_stride, p += kStep) {
+        Row values[kCols];
+#pragma GCC unroll 4
+        for (int c = 0; c < kCols; ++c) {
+          values[c] = load_row(row + c * kRowBytes);
+          __builtin_prefetch(next + c * kRowBytes, 0, 2);
+        }
+#pragma GCC unroll 16
+        for (int r = 0; r < kRows; ++r) {
+          const Int8Quad step = splat_int8_quad(p + static_cast<size_t>(r) * kBlockTokens);
+#pragma GCC unroll 4
+          for (int c = 0; c < kCols; ++c) acc[r][c] = dot_int8(acc[r][c], values[c], step);
+        }
+      }
     }
   }
 };

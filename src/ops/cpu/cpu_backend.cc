@@ -44,7 +44,7 @@ class CpuBackend final : public TrainingBackend {
         pool_(threads),
         linear_(kernels, pool_),
         lora_delta_(kernels, pool_),
-        attention_(kernels, pool_),
+        attention_(pool_),
         attention_backward_(kernels, pool_),
         linear_dx_(kernels, pool_),
         linear_dw_(kernels, pool_),
@@ -65,7 +65,7 @@ class CpuBackend final : public TrainingBackend {
     return std::make_unique<CpuLora>(source, dtype);
   }
   std::unique_ptr<KvCache> do_make_kv_cache(const KvCacheShape& shape) override {
-    return std::make_unique<CpuKvCache>(shape);
+    return std::make_unique<CpuKvCache>(shape, kernels_);
   }
 
   void do_embed(Mat y, const Weight& w, std::span<const int32_t> ids) override {
@@ -115,7 +115,7 @@ class CpuBackend final : public TrainingBackend {
     const int64_t heads = kv.shape().kv_heads;
     // One item is one sequence's head: its pages are nobody else's, and clearing comes before writing.
     for_each(static_cast<int64_t>(spans.size()) * heads, k.rows * k.cols, [&](int64_t item) {
-      write_head(kv, layer, k, v, spans[static_cast<size_t>(item / heads)], static_cast<int>(item % heads));
+      kv.write(layer, static_cast<int>(item % heads), k, v, spans[static_cast<size_t>(item / heads)]);
     });
   }
 
@@ -215,19 +215,6 @@ class CpuBackend final : public TrainingBackend {
   template <typename Body>
   void for_rows(int64_t rows, int64_t width, Body body) {
     for_each(rows, rows * width, body);
-  }
-
-  static void write_head(CpuKvCache& kv, int layer, ConstMat k, ConstMat v, const SequenceSpan& span,
-                         int head) {
-    const int64_t column = int64_t{head} * kv.shape().head_dim;
-    for (int i = 0; i < span.row_count; ++i) {
-      const int position = span.start_position + i;
-      const int page = span.pages[static_cast<size_t>(position / kKvPageSize)];
-      const int token = position % kKvPageSize;
-      if (token == 0) kv.clear(layer, page, head);
-      kv.write(layer, page, head, token, k.row(span.row_begin + i) + column,
-               v.row(span.row_begin + i) + column);
-    }
   }
 
   const Kernels& kernels_;

@@ -50,44 +50,49 @@ struct GemmArgs {
   bool accumulate;    // y += instead of y =
 };
 
-/// A query token of an attention tile, with all its heads.
-struct AttentionToken {
-  const float* q;  // [H*E], as o; lse is [H]
-  float* o;
-  float* lse;  // null = not wanted
-  int position;
-};
-
-/// Query tokens [token_begin, token_end) that walk pages [page_begin, page_end) of one page table.
-struct AttentionRun {
-  const int32_t* pages;  // page of position p is pages[p / 16]
-  int page_begin;        // a multiple of kAttentionPages
-  int page_end;          // a multiple of it too, or the last page that the tokens see
-  int token_begin;
-  int token_end;
-};
-
-/// Attention of a tile of query tokens over one or more adjacent kv heads. A token walks its runs in order,
-/// which together are its pages from the first that it sees. A page of a kv head holds keys, then values:
-///   bf16  keys [E/2][16 tokens][2], values [16/2 tokens][E padded to 16][2]
-///   f32   keys [E][16 tokens],      values [16 tokens][E padded to 16]
+/// Attention of `tokens` consecutive query tokens with all query heads of one or more kv heads. In memory a
+/// page has its kv heads one after the other, each keys, then values:
+///   f32   keys [E][16 tokens],      values [16 tokens][E]
+///   bf16  keys [E/2][16 tokens][2], values [16/2 tokens][E][2]
+///   int8  keys [E/4][16 tokens][4], scale f32[16 tokens], values [16/4 tokens][E][4], scale f32[16 tokens]
+/// E padded to 16. An int8 element is scale * (byte - 128), scale = the token's largest magnitude / 127: a
+/// token is quantised when it is written, by itself. Query rows (and probabilities, per block of pages) are
+/// rounded to 15 bits then, products summed as integers.
 struct AttentionArgs {
   const std::byte* pages_base;  // this layer's page 0, kv head 0
   size_t page_stride;           // bytes from page to page
   size_t head_stride;           // bytes from a page's kv head to the next
   size_t value_offset;          // bytes from a page's keys to its values
+  const int32_t* pages;         // page of position p is pages[p / 16]
   int head_dim;
   int heads;  // query heads that share a kv head
   int kv_head_begin;
   int kv_head_end;
-  const AttentionToken* tokens;
-  int token_count;
-  const AttentionRun* runs;
-  int run_count;
+  int tokens;          // heads * kv heads * tokens <= kAttentionRows, or tokens and kv heads are 1
+  int first_position;  // of the first query token
+  const float* q;      // [tokens, H*E]
+  int64_t q_stride;    // floats from token to token
+  float* o;
+  int64_t o_stride;
+  float* lse;  // [tokens, H]; null = not wanted
+  int64_t lse_stride;
   float scale;
   float softcap;       // 0 = none
   int window;          // 0 = none
   std::byte* scratch;  // scratch_bytes() of paged_attention.cc, 64-byte aligned
+};
+
+/// A run of one kv head's tokens that lie in one page. What the page holds of others is kept.
+struct KvWriteArgs {
+  const float* key;
+  int64_t key_stride;  // floats from token to token
+  const float* value;
+  int64_t value_stride;
+  int head_dim;
+  std::byte* page;      // the head's keys
+  size_t value_offset;  // bytes from a page's keys to its values
+  int token_begin;      // within the page
+  int tokens;
 };
 
 /// Pages that attention takes in one step: a row's sums depend on nothing but this and its keys.
@@ -150,6 +155,15 @@ struct RmsnormArgs {
   float eps;
 };
 
+enum class KvKind : uint8_t { kF32, kBf16, kInt8 };
+inline constexpr int kKvKinds = 3;
+
+/// What differs between page formats.
+struct KvKernels {
+  void (*attention)(const AttentionArgs& args);
+  void (*write)(const KvWriteArgs& args);
+};
+
 struct Kernels {
   const char* description;
 
@@ -163,8 +177,7 @@ struct Kernels {
   void (*narrow_i8)(std::byte* out, const float* x, int64_t k);                        // for kI8
   size_t bf16_bytes;  // of one narrowed bf16 activation: 2 where the machine multiplies bf16, else 4 (f32)
 
-  void (*attention_f32)(const AttentionArgs& args);
-  void (*attention_bf16)(const AttentionArgs& args);
+  KvKernels kv[kKvKinds];
   void (*pack_attention_keys_f32)(const AttentionKeysArgs& args);
   void (*pack_attention_keys_bf16)(const AttentionKeysArgs& args);
   void (*attention_backward_f32)(const AttentionBackwardArgs& args);

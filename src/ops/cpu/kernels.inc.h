@@ -577,9 +577,9 @@ POLYLORA_INLINE void store_two_steps(std::byte* out, Vec first, Vec second) {
 }
 
 // clang-format off: in this order
-#include "ops/cpu/attention_tiles.inc.h"
 #include "ops/cpu/attention.inc.h"
 #include "ops/cpu/attention_backward.inc.h"
+#include "ops/cpu/kv_write.inc.h"
 #include "ops/cpu/training_kernels.inc.h"
 // clang-format on
 
@@ -594,8 +594,9 @@ constexpr Kernels kKernels = {
     .narrow_int8_min = narrow_int8<true>,
     .narrow_i8 = narrow_i8,
     .bf16_bytes = kBf16Bytes,
-    .attention_f32 = attention<FloatPages<F32>>,
-    .attention_bf16 = attention<FloatPages<Bf16>>,
+    .kv = {{attention<FloatPages<F32>>, write_page<F32Elements>},
+           {attention<FloatPages<Bf16>>, write_page<Bf16Elements>},
+           {attention<Int8Pages>, write_page<Int8Elements>}},
     .pack_attention_keys_f32 = pack_attention_keys<F32>,
     .pack_attention_keys_bf16 = pack_attention_keys<Bf16>,
     .attention_backward_f32 = attention_backward<F32>,

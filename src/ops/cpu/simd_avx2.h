@@ -117,6 +117,12 @@ POLYLORA_INLINE Vec zero_below(Vec v, Vec x, Vec bound) {
   return {_mm256_and_ps(v.lo, _mm256_cmp_ps(x.lo, bound.lo, _CMP_NLT_UQ)),
           _mm256_and_ps(v.hi, _mm256_cmp_ps(x.hi, bound.hi, _CMP_NLT_UQ))};
 }
+/// The bits of `yes` where `mask` has ones, of `no` elsewhere.
+POLYLORA_INLINE Vec select(IVec mask, Vec yes, Vec no) {
+  const __m256 lo = _mm256_castsi256_ps(mask.lo), hi = _mm256_castsi256_ps(mask.hi);
+  return {_mm256_or_ps(_mm256_and_ps(lo, yes.lo), _mm256_andnot_ps(lo, no.lo)),
+          _mm256_or_ps(_mm256_and_ps(hi, yes.hi), _mm256_andnot_ps(hi, no.hi))};
+}
 
 POLYLORA_INLINE IVec isplat(int32_t x) {
   return {_mm256_set1_epi32(x), _mm256_set1_epi32(x)};
@@ -145,6 +151,10 @@ POLYLORA_INLINE void store_int8(int8_t* p, IVec v) {
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(v.lo, v.hi), 0xd8);
   const __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), bytes);
+}
+template <int kBits>
+POLYLORA_INLINE IVec shift_left(IVec a) {
+  return {_mm256_slli_epi32(a.lo, kBits), _mm256_slli_epi32(a.hi, kBits)};
 }
 
 POLYLORA_INLINE Row load_row(const std::byte* p) {

@@ -97,6 +97,11 @@ POLYLORA_INLINE Vec keep_lanes(Vec v, Vec other, int begin, int end) {
 POLYLORA_INLINE Vec zero_below(Vec v, Vec x, Vec bound) {
   return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, bound, _CMP_NLT_UQ), v);
 }
+/// The bits of `yes` where `mask` has ones, of `no` elsewhere.
+POLYLORA_INLINE Vec select(IVec mask, Vec yes, Vec no) {
+  return _mm512_castsi512_ps(
+      _mm512_ternarylogic_epi32(mask, _mm512_castps_si512(yes), _mm512_castps_si512(no), 0xca));
+}
 
 POLYLORA_INLINE IVec isplat(int32_t x) {
   return _mm512_set1_epi32(x);
@@ -118,6 +123,10 @@ POLYLORA_INLINE Vec power_of_two(IVec e) {  // 2^e for e in [-126, 127]
 }
 POLYLORA_INLINE void store_int8(int8_t* p, IVec v) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(v));
+}
+template <int kBits>
+POLYLORA_INLINE IVec shift_left(IVec a) {
+  return _mm512_slli_epi32(a, kBits);
 }
 
 POLYLORA_INLINE Row load_row(const std::byte* p) {

@@ -58,6 +58,7 @@ POLYLORA_INLINE void store_n(float* p, Vec v, int64_t n) {
   if (n > 0) __builtin_memcpy(p, &v, static_cast<size_t>(n) * sizeof(float));
 }
 
+/// The bits of `yes` where `mask` has ones, of `no` elsewhere.
 POLYLORA_INLINE Vec select(IVec mask, Vec yes, Vec no) {
   return bits_of<Vec>((bits_of<IVec>(yes) & mask) | (bits_of<IVec>(no) & ~mask));
 }
@@ -147,6 +148,10 @@ POLYLORA_INLINE Vec power_of_two(IVec e) {
 }  // e in [-126, 127]
 POLYLORA_INLINE void store_int8(int8_t* p, IVec v) {
   for (int i = 0; i < kLanes; ++i) p[i] = static_cast<int8_t>(v[i]);
+}
+template <int kBits>
+POLYLORA_INLINE IVec shift_left(IVec a) {
+  return a << kBits;
 }
 
 POLYLORA_INLINE Row load_row(const std::byte* p) {

@@ -20,6 +20,7 @@ ModelConfig small_model() {
 TEST(KvSize, BytesPerToken) {
   EXPECT_EQ(kv_bytes_per_token(small_model(), DType::kBf16), 1024U);
   EXPECT_EQ(kv_bytes_per_token(small_model(), DType::kF32), 2048U);
+  EXPECT_EQ(kv_bytes_per_token(small_model(), DType::kI8), 512U + 2 * 4 * 2 * sizeof(float));
 }
 
 TEST(KvSize, AQuarterOfTheMemoryWithinLimits) {

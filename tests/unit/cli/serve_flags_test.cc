@@ -102,6 +102,15 @@ TEST(ServeFlags, ReadsACommandLineWrittenForVllm) {
   EXPECT_EQ(flags.adapters.dtype, DType::kF32);
 }
 
+TEST(ServeFlags, KvCacheDtype) {
+  EXPECT_EQ(parse({"m", "--kv-cache-dtype", "int8"}).engine.kv_cache_dtype, DType::kI8);
+  EXPECT_EQ(parse({"m", "--kv-cache-dtype", "int8", "--dtype", "float32"}).engine.kv_cache_dtype, DType::kI8);
+  EXPECT_EQ(parse({"m", "--kv-cache-dtype", "bfloat16", "--dtype", "float32"}).engine.kv_cache_dtype,
+            DType::kBf16);
+  EXPECT_THAT(refusal({"m", "--kv-cache-dtype", "fp8"}),
+              testing::AllOf(testing::HasSubstr("'fp8'"), testing::HasSubstr("int8")));
+}
+
 TEST(ServeFlags, TheLastOneWins) {
   EXPECT_EQ(parse({"m", "--port", "1", "--port=2"}).server.port, 2);
   EXPECT_TRUE(parse({"m", "--no-enable-lora", "--enable-lora"}).server.enable_lora);

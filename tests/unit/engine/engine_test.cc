@@ -197,11 +197,12 @@ class EngineTest : public ::testing::Test {
     return requests;
   }
 
-  std::vector<Reply> run_alone(const std::vector<Request>& requests) {
+  std::vector<Reply> run_alone(const std::vector<Request>& requests, DType kv_dtype = DType::kBf16) {
     std::vector<Reply> replies;
     for (const Request& r : requests) {
       EngineOptions o = options();
       o.enable_prefix_caching = false;
+      o.kv_cache_dtype = kv_dtype;
       Engine engine(model_, backend_, registry_, o);
       replies.push_back(run_one(engine, r));
     }
@@ -275,6 +276,17 @@ TEST_F(EngineTest, RepliesAreBitIdenticalAloneAndTogether) {
     EXPECT_EQ(stats.running + stats.waiting, 0);
     EXPECT_EQ(stats.kv_cache_usage, 0);
   }
+}
+
+TEST_F(EngineTest, AnInt8KvCacheHoldsMorePagesAndChangesNoRule) {
+  const std::vector<Request> requests = mixed_requests(32);
+  EngineOptions o = options();
+  o.kv_cache_dtype = DType::kI8;
+  o.max_num_batched_tokens = 50;
+  o.max_num_seqs = 24;
+  const EngineStats stats = run_together(o, requests, run_alone(requests, DType::kI8));
+  EXPECT_GT(stats.prefix_cache_hits, 0u);
+  EXPECT_EQ(stats.kv_pages, 512 * 16 / 12);  // head_dim 8: 16 bytes become 8 and a scale
 }
 
 TEST_F(EngineTest, PreemptedRepliesAreBitIdentical) {

@@ -12,8 +12,15 @@ struct Shape {
   int head_dim;
 };
 
-constexpr Shape kShapes[] = {{9, 3, 64},  {4, 1, 16}, {2, 2, 12}, {8, 2, 32},
-                             {4, 2, 128}, {3, 1, 6},  {6, 2, 80}, {50, 1, 16}};
+constexpr Shape kShapes[] = {{9, 3, 64}, {4, 1, 16}, {2, 2, 12}, {8, 2, 32}, {4, 2, 128},
+                             {4, 1, 96}, {3, 1, 6},  {6, 2, 80}, {50, 1, 16}};
+
+constexpr DType kDtypes[] = {DType::kF32, DType::kBf16, DType::kI8};
+
+/// What a kernel rounds that the reference does not: probabilities, to bf16 or to 15 bits.
+double tolerance(DType dtype) {
+  return dtype == DType::kF32 ? 1e-5 : dtype == DType::kBf16 ? 4e-3 : 3e-4;
+}
 
 /// One sequence's q, k, v, and the pages it lives in.
 struct Sequence {
@@ -58,18 +65,19 @@ std::vector<AttentionParams> parameter_sets(int head_dim) {
 }
 
 TEST(Attention, MatchesRef) {
-  constexpr int kTokens = 70;
+  constexpr int kTokens = 140;
   const auto ref = make_ref_backend();
   for (const Shape& shape : kShapes) {
     const Sequence s(shape, kTokens, 100);
-    for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    for (const DType dtype : kDtypes) {
       for (const AttentionParams& params : parameter_sets(shape.head_dim)) {
         const auto all = [](int) { return kTokens; };
         const Matrix expected = attend_in_chunks(*ref, shape, dtype, s, kTokens, params, all);
         for (const auto& cpu : cpu_backends(2)) {
           const Matrix actual = attend_in_chunks(*cpu, shape, dtype, s, kTokens, params, all);
-          expect_near(expected, actual, dtype == DType::kF32 ? 1e-5 : 4e-3,
-                      cpu->description() + " head_dim " + std::to_string(shape.head_dim));
+          expect_near(expected, actual, tolerance(dtype),
+                      cpu->description() + " " + std::string(dtype_name(dtype)) + " head_dim " +
+                          std::to_string(shape.head_dim));
         }
       }
     }
@@ -77,10 +85,10 @@ TEST(Attention, MatchesRef) {
 }
 
 TEST(Attention, RowsDoNotDependOnTheChunksOrTheThreads) {
-  constexpr int kTokens = 100;
+  constexpr int kTokens = 150;
   for (const Shape& shape : kShapes) {
     const Sequence s(shape, kTokens, 200);
-    for (const DType dtype : {DType::kF32, DType::kBf16}) {
+    for (const DType dtype : kDtypes) {
       for (const AttentionParams& params : parameter_sets(shape.head_dim)) {
         for (const std::string_view isa : available_isas()) {
           const auto one = make_cpu_backend(isa, 1);
@@ -93,7 +101,7 @@ TEST(Attention, RowsDoNotDependOnTheChunksOrTheThreads) {
               whole, attend_in_chunks(*two, shape, dtype, s, kTokens, params, [](int) { return 1; }), what);
           for (uint64_t seed = 0; seed < 3; ++seed) {
             const auto random_chunk = [&](int i) {
-              return 1 + static_cast<int>(random_bits(seed, 0, static_cast<uint64_t>(i)) % 40);
+              return 1 + static_cast<int>(random_bits(seed, 0, static_cast<uint64_t>(i)) % 70);
             };
             expect_same_bits(whole, attend_in_chunks(*two, shape, dtype, s, kTokens, params, random_chunk),
                              what);
@@ -104,43 +112,69 @@ TEST(Attention, RowsDoNotDependOnTheChunksOrTheThreads) {
   }
 }
 
-TEST(Attention, MixedBatchEqualsSequencesAlone) {
+/// A batch of several sequences, some with tokens in the cache, gives what each gives alone.
+void expect_mixed_equals_alone(Backend& cpu, DType dtype) {
   constexpr Shape kShape{9, 3, 64};
   constexpr AttentionParams kParams{.scale = 0.125f};
   const std::vector<int> history = {0, 37, 5, 90};  // tokens already in the cache
   const std::vector<int> rows = {20, 1, 3, 1};      // tokens of this batch
-  for (const auto& cpu : cpu_backends(3)) {
-    const auto cache = cpu->make_kv_cache({1, 32, kShape.kv_heads, kShape.head_dim, DType::kBf16});
-    const auto pages = shuffled_pages(32, 5);
-    Matrix q(25, kShape.heads * kShape.head_dim);
-    Matrix k(25, kShape.kv_heads * kShape.head_dim);
-    Matrix v(25, kShape.kv_heads * kShape.head_dim);
-    Matrix expected(25, kShape.heads * kShape.head_dim);
-    std::vector<SequenceSpan> spans;
-    int row = 0;
-    for (size_t i = 0; i < rows.size(); ++i) {
-      const int total = history[i] + rows[i];
-      const Sequence s(kShape, total, 300 + i);
-      const std::span<const int32_t> own_pages(pages.data() + 8 * i, 8);
-      if (history[i] > 0) {
-        const SequenceSpan past{0, history[i], 0, own_pages};
-        cpu->kv_write(*cache, 0, s.k.rows(0, history[i]), s.v.rows(0, history[i]), std::span(&past, 1));
-      }
-      const Matrix alone =
-          attend_in_chunks(*cpu, kShape, DType::kBf16, s, total, kParams, [](int) { return 1; });
-      for (int t = 0; t < rows[i]; ++t) {
-        std::copy_n(&s.q.at(history[i] + t, 0), 9 * 64, &q.at(row + t, 0));
-        std::copy_n(&s.k.at(history[i] + t, 0), 3 * 64, &k.at(row + t, 0));
-        std::copy_n(&s.v.at(history[i] + t, 0), 3 * 64, &v.at(row + t, 0));
-        std::copy_n(&alone.at(history[i] + t, 0), 9 * 64, &expected.at(row + t, 0));
-      }
-      spans.push_back({row, rows[i], history[i], own_pages});
-      row += rows[i];
+  const auto cache = cpu.make_kv_cache({1, 32, kShape.kv_heads, kShape.head_dim, dtype});
+  const auto pages = shuffled_pages(32, 5);
+  Matrix q(25, kShape.heads * kShape.head_dim);
+  Matrix k(25, kShape.kv_heads * kShape.head_dim);
+  Matrix v(25, kShape.kv_heads * kShape.head_dim);
+  Matrix expected(25, kShape.heads * kShape.head_dim);
+  std::vector<SequenceSpan> spans;
+  int row = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const int total = history[i] + rows[i];
+    const Sequence s(kShape, total, 300 + i);
+    const std::span<const int32_t> own_pages(pages.data() + 8 * i, 8);
+    if (history[i] > 0) {
+      const SequenceSpan past{0, history[i], 0, own_pages};
+      cpu.kv_write(*cache, 0, s.k.rows(0, history[i]), s.v.rows(0, history[i]), std::span(&past, 1));
     }
-    Matrix o(25, kShape.heads * kShape.head_dim);
-    cpu->kv_write(*cache, 0, k, v, spans);
-    cpu->attention(o, Mat(), q, *cache, 0, spans, kParams);
-    expect_same_bits(expected, o, cpu->description());
+    const Matrix alone = attend_in_chunks(cpu, kShape, dtype, s, total, kParams, [](int) { return 1; });
+    for (int t = 0; t < rows[i]; ++t) {
+      std::copy_n(&s.q.at(history[i] + t, 0), 9 * 64, &q.at(row + t, 0));
+      std::copy_n(&s.k.at(history[i] + t, 0), 3 * 64, &k.at(row + t, 0));
+      std::copy_n(&s.v.at(history[i] + t, 0), 3 * 64, &v.at(row + t, 0));
+      std::copy_n(&alone.at(history[i] + t, 0), 9 * 64, &expected.at(row + t, 0));
+    }
+    spans.push_back({row, rows[i], history[i], own_pages});
+    row += rows[i];
+  }
+  Matrix o(25, kShape.heads * kShape.head_dim);
+  cpu.kv_write(*cache, 0, k, v, spans);
+  cpu.attention(o, Mat(), q, *cache, 0, spans, kParams);
+  expect_same_bits(expected, o, cpu.description());
+}
+
+TEST(Attention, MixedBatchEqualsSequencesAlone) {
+  for (const auto& cpu : cpu_backends(3)) {
+    for (const DType dtype : kDtypes) expect_mixed_equals_alone(*cpu, dtype);
+  }
+}
+
+/// Keys and values that int8 holds exactly give what f32 gives, but for the 15 bits of q and of
+/// probabilities.
+TEST(Attention, Int8KeepsWhatItCanHold) {
+  constexpr Shape kShape{6, 2, 64};
+  constexpr int kTokens = 150;
+  Sequence s(kShape, kTokens, 500);
+  for (Matrix* m : {&s.k, &s.v}) {
+    for (size_t i = 0; i < m->values().size(); ++i) {
+      float& x = m->values()[i];
+      x = i % 64 == 0 ? 1.0f : std::nearbyint(std::clamp(x, -1.0f, 1.0f) * 127.0f) / 127.0f;
+    }
+  }
+  const AttentionParams params{.scale = 0.125f};
+  const auto all = [](int) { return kTokens; };
+  const auto ref = make_ref_backend();
+  const Matrix expected = attend_in_chunks(*ref, kShape, DType::kF32, s, kTokens, params, all);
+  for (const auto& cpu : cpu_backends(2)) {
+    expect_near(expected, attend_in_chunks(*cpu, kShape, DType::kI8, s, kTokens, params, all), 5e-4,
+                cpu->description());
   }
 }
 
@@ -148,7 +182,7 @@ TEST(Attention, AFreedPageLeaksNothing) {
   constexpr Shape kShape{4, 2, 12};
   constexpr AttentionParams kParams{.scale = 0.3f};
   const Sequence s(kShape, 21, 400);
-  for (const DType dtype : {DType::kF32, DType::kBf16}) {
+  for (const DType dtype : kDtypes) {
     auto backends = cpu_backends(2);
     backends.push_back(make_ref_backend());
     for (const auto& backend : backends) {
