@@ -75,6 +75,7 @@ void Linear::work(const Product& product, const Items& items, bool adapted, int 
   barrier();
   queue_.drain(member, [&](int64_t item) {
     const OutputBlock block = items.block(item);
+    if (adapted) lora_.fetch(block);
     multiply(product, block);
     if (adapted) lora_.expand(product.y, block);
   });

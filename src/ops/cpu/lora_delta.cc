@@ -133,26 +133,43 @@ size_t LoraDelta::hidden_offset(const CpuLora::Pair& pair) const {
   return static_cast<size_t>(pair.h_begin) * (kind == PanelKind::kBf16 ? kernels_.bf16_bytes : sizeof(float));
 }
 
-void LoraDelta::expand(Mat y, const OutputBlock& block) {
+/// A panel of B belongs to the block that holds its first column.
+template <typename Body>
+void LoraDelta::for_each_part(const OutputBlock& block, Body body) const {
   for (const Rows& group : groups_) {
     const Rows rows{group.lora, std::max(group.begin, block.row_begin), std::min(group.end, block.row_end)};
     if (rows.begin >= rows.end) continue;
-    for (const CpuLora::Pair& pair : group.lora->pairs()) expand_pair(y, rows, pair, block);
+    for (const CpuLora::Pair& pair : group.lora->pairs()) {
+      const auto first_at_or_after = [&](int64_t panel) {
+        return std::clamp<int64_t>(ceil_div(panel * kLanes - pair.n_begin, kLanes), 0,
+                                   pair.b_layout.panels());
+      };
+      const PanelRange panels{first_at_or_after(block.panel_begin), first_at_or_after(block.panel_end)};
+      if (panels.begin < panels.end) body(rows, pair, panels);
+    }
   }
 }
 
-/// A panel of B belongs to the block that holds its first column.
-void LoraDelta::expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, const OutputBlock& block) {
+void LoraDelta::fetch(const OutputBlock& block) const {
+  for_each_part(block, [](const Rows&, const CpuLora::Pair& pair, const PanelRange& panels) {
+    const size_t panel_bytes = pair.b_layout.panel_bytes();
+    const auto end = static_cast<size_t>(panels.end) * panel_bytes;
+    for (size_t at = static_cast<size_t>(panels.begin) * panel_bytes; at < end; at += kRowBytes)
+      __builtin_prefetch(pair.b + at, 0, 2);  // into L2
+  });
+}
+
+void LoraDelta::expand(Mat y, const OutputBlock& block) {
+  for_each_part(block, [&](const Rows& rows, const CpuLora::Pair& pair, const PanelRange& panels) {
+    expand_pair(y, rows, pair, panels);
+  });
+}
+
+void LoraDelta::expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, const PanelRange& panels) {
   const PanelLayout& layout = pair.b_layout;
-  const auto first_at_or_after = [&](int64_t panel) {
-    return std::clamp<int64_t>(ceil_div(panel * kLanes - pair.n_begin, kLanes), 0, layout.panels());
-  };
-  const int64_t begin = first_at_or_after(block.panel_begin);
-  const int64_t end = first_at_or_after(block.panel_end);
-  if (begin >= end) return;
-  const int64_t first = begin * kLanes;
+  const int64_t first = panels.begin * kLanes;
   kernels_.gemm[static_cast<size_t>(layout.kind)]({
-      .panels = pair.b + static_cast<size_t>(begin) * layout.panel_bytes(),
+      .panels = pair.b + static_cast<size_t>(panels.begin) * layout.panel_bytes(),
       .panel_bytes = layout.panel_bytes(),
       .k = layout.k,
       .x = h_.row(rows.begin) + hidden_offset(pair),
@@ -160,7 +177,7 @@ void LoraDelta::expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, 
       .rows = rows.end - rows.begin,
       .y = y.row(rows.begin) + pair.n_begin + first,
       .y_stride = y.stride,
-      .cols = std::min(end * kLanes, layout.n) - first,
+      .cols = std::min(panels.end * kLanes, layout.n) - first,
       .bias = nullptr,
       .accumulate = true,
   });

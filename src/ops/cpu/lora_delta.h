@@ -50,6 +50,8 @@ class LoraDelta {
   /// This member's share of `members`.
   void narrow(ConstMat x, int member, int members);
   void shrink(int member);
+  /// Asks for what expand() will read of B, so that it arrives while something else is computed.
+  void fetch(const OutputBlock& block) const;
   /// Adds to that block of y. Blocks may be expanded in any order, by any thread.
   void expand(Mat y, const OutputBlock& block);
 
@@ -64,12 +66,20 @@ class LoraDelta {
     int64_t panel;
   };
 
+  struct PanelRange {  // of a pair's B
+    int64_t begin;
+    int64_t end;
+  };
+
+  /// Calls body(rows, pair, panels) for every part of an adapter that adds to the block.
+  template <typename Body>
+  void for_each_part(const OutputBlock& block, Body body) const;
   void plan_shrink(const Rows& group);
   void shrink_item(const Shrink& item);
   void narrow_hidden(std::byte* row, const CpuLora& lora, int64_t panel, const float* h);
   /// Where in a row of h_ the values for a pair's B begin.
   size_t hidden_offset(const CpuLora::Pair& pair) const;
-  void expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, const OutputBlock& block);
+  void expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, const PanelRange& panels);
 
   const Kernels& kernels_;
   ThreadPool& pool_;
