@@ -1,20 +1,16 @@
 // polylora bench serve: load on a running OpenAI-compatible server, reported as `vllm bench serve` does.
 #include <fmt/format.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <ctime>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <stop_token>
 #include <thread>
 
 #include "base/error.h"
-#include "base/file.h"
 #include "cli/bench.h"
+#include "cli/bench_serve_file.h"
 #include "cli/bench_serve_flags.h"
 #include "cli/console.h"
 #include "cli/load.h"
@@ -25,7 +21,6 @@
 namespace polylora {
 namespace {
 
-namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr std::chrono::seconds kSilence{600};
@@ -33,27 +28,12 @@ constexpr std::chrono::seconds kRetryPause{1};
 constexpr uint64_t kAdapterStream = 0x6c6f7261;
 constexpr size_t kShownErrors = 10;
 
-/// "inf", "4.0", "0.5": Python's spelling, which names of result files have.
-std::string python_float(double value) {
-  const std::string text = fmt::format("{}", value);
-  return text.find_first_of(".en") == std::string::npos ? text + ".0" : text;
-}
-
 /// Every running request has a connection; the usual soft limit is a thousand files.
 void allow_many_connections() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-std::string timestamp() {
-  const std::time_t now = std::time(nullptr);
-  std::tm local{};
-  localtime_r(&now, &local);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y%m%d-%H%M%S", &local);
-  return text;
 }
 
 class ServeBench {
@@ -82,7 +62,7 @@ class ServeBench {
     const LoadReportOptions options = report_options(result);
     fmt::print("{}", load_report_text(metrics, result.duration_s, options));
     if (flags_.save_result || flags_.append_result)
-      save(load_report_json(metrics, result, options, flags_.save_detailed));
+      save_bench_serve_result(flags_, load_report_json(metrics, result, options, flags_.save_detailed));
     if (metrics.completed > 0) return;
     fail(ErrorCode::kUnavailable, "all {} requests failed, the first with: {}", metrics.failed,
          result.records.front().error);
@@ -140,6 +120,7 @@ class ServeBench {
     plan_.max_concurrency = flags_.max_concurrency;
     plan_.silence = kSilence;
     plan_.keep_text = flags_.save_detailed;
+    sends_ids_ = std::holds_alternative<std::vector<int32_t>>(prompts.front().content);
     const std::vector<double> arrivals = arrival_times(flags_.arrivals, prompts.size());
     RandomStream random(static_cast<uint64_t>(flags_.seed), kAdapterStream);
     for (size_t i = 0; i < prompts.size(); ++i) {
@@ -191,19 +172,15 @@ class ServeBench {
       fmt::print(
           "Traffic ramp-up strategy: {}.\nWill increase RPS from {} to {} RPS over the duration of the "
           "benchmark.\n",
-          ramp_up_name(), *flags_.ramp_up_start_rps, *flags_.ramp_up_end_rps);
+          ramp_up_name(arrivals.ramp_up), *flags_.ramp_up_start_rps, *flags_.ramp_up_end_rps);
     } else {
-      fmt::print("Traffic request rate: {}\n", python_float(arrivals.request_rate));
+      fmt::print("Traffic request rate: {}\n", python_number(arrivals.request_rate));
     }
-    fmt::print("Burstiness factor: {} ({})\n", python_float(arrivals.burstiness),
+    fmt::print("Burstiness factor: {} ({})\n", python_number(arrivals.burstiness),
                arrivals.burstiness == 1 ? "Poisson process" : "Gamma distribution");
     fmt::print("Maximum request concurrency: {}\n",
                flags_.max_concurrency > 0 ? std::to_string(flags_.max_concurrency) : "None");
     std::fflush(stdout);
-  }
-
-  const char* ramp_up_name() const {
-    return flags_.arrivals.ramp_up == RampUp::kLinear ? "linear" : "exponential";
   }
 
   LoadResult run_measured(const std::stop_token& stop) {
@@ -219,25 +196,40 @@ class ServeBench {
         stop);
   }
 
+  /// A single token where prompts are token ids: such servers may have no tokenizer.
   void add_probes() {
-    BodyOptions body = flags_.body;
-    body.extra["stream"] = false;
-    Json json =
-        Json::parse(completion_body(body, base_name(), {.content = "Hi", .tokens = 1, .max_tokens = 1}));
-    json.erase("stream_options");
-    plan_.side.calls = {
-        {.method = "POST", .path = flags_.endpoint, .headers = headers_, .body = json.dump()}};
+    BenchPrompt probe;
+    probe.content = "Hi";
+    if (sends_ids_) probe.content = std::vector<int32_t>{flags_.token_source.first_id};
+    probe.max_tokens = 1;
+    BodyOptions options = flags_.body;
+    options.extra["stream"] = false;
+    Json body = Json::parse(completion_body(options, base_name(), probe));
+    body.erase("stream_options");
+    HttpCall& call = plan_.side.calls.emplace_back();
+    call.path = flags_.endpoint;
+    call.headers = headers_;
+    call.body = body.dump();
     plan_.side.interval_s = 1 / flags_.probe_request_rate;
   }
 
   static void report_failures(const LoadResult& result) {
-    size_t shown = 0;
+    std::vector<std::string> errors, probe_errors;
     for (const RequestRecord& record : result.records) {
-      if (record.success) continue;
-      if (shown == 0) print_line("Failed requests during benchmark run detected (capping to 10):");
-      print_line(fmt::format("Error {}: {}", shown, record.error));
-      if (++shown == kShownErrors) return;
+      if (!record.success) errors.push_back(record.error);
     }
+    for (const SideRecord& record : result.side) {
+      if (!record.error.empty()) probe_errors.push_back(record.error);
+    }
+    show_errors("Failed requests", errors);
+    show_errors("Failed probe requests", probe_errors);
+  }
+
+  static void show_errors(std::string_view what, const std::vector<std::string>& errors) {
+    if (errors.empty()) return;
+    print_line(fmt::format("{} during benchmark run detected (capping to {}):", what, kShownErrors));
+    for (size_t i = 0; i < std::min(errors.size(), kShownErrors); ++i)
+      print_line(fmt::format("Error {}: {}", i, errors[i]));
   }
 
   LoadReportOptions report_options(const LoadResult& result) const {
@@ -250,60 +242,12 @@ class ServeBench {
     return options;
   }
 
-  fs::path result_path(const std::string& date) const {
-    if (!flags_.result_filename.empty()) return fs::path(flags_.result_dir) / flags_.result_filename;
-    const std::string concurrency =
-        flags_.max_concurrency > 0 ? fmt::format("-concurrency{}", flags_.max_concurrency) : "";
-    const std::string model = flags_.model.substr(flags_.model.rfind('/') + 1);
-    const std::string rate = flags_.arrivals.ramp_up == RampUp::kNone
-                                 ? python_float(flags_.arrivals.request_rate) + "qps"
-                                 : fmt::format("ramp-up-{}-{}qps-{}qps", ramp_up_name(),
-                                               *flags_.ramp_up_start_rps, *flags_.ramp_up_end_rps);
-    return fs::path(flags_.result_dir) /
-           fmt::format("{}-{}{}-{}-{}.json", flags_.label, rate, concurrency, model, date);
-  }
-
-  Json settings_json(const std::string& date) const {
-    const ArrivalOptions& arrivals = flags_.arrivals;
-    Json json = {{"date", date},
-                 {"endpoint_type", flags_.backend},
-                 {"backend", flags_.backend},
-                 {"label", flags_.label},
-                 {"model_id", flags_.model},
-                 {"tokenizer_id", flags_.tokenizer.empty() ? Json() : Json(flags_.tokenizer)},
-                 {"num_prompts", flags_.num_prompts}};
-    for (const auto& [key, value] : parse_pairs("--metadata", flags_.metadata)) json[key] = value;
-    json["request_rate"] = std::isinf(arrivals.request_rate) ? Json("inf") : Json(arrivals.request_rate);
-    json["burstiness"] = std::isinf(arrivals.burstiness) ? Json("inf") : Json(arrivals.burstiness);
-    json["max_concurrency"] = flags_.max_concurrency > 0 ? Json(flags_.max_concurrency) : Json();
-    if (arrivals.ramp_up != RampUp::kNone) {
-      json["ramp_up_strategy"] = ramp_up_name();
-      json["ramp_up_start_rps"] = *flags_.ramp_up_start_rps;
-      json["ramp_up_end_rps"] = *flags_.ramp_up_end_rps;
-    }
-    return json;
-  }
-
-  void save(const Json& result) const {
-    const std::string date = timestamp();
-    Json json = settings_json(date);
-    json.update(result);
-    const fs::path path = result_path(date);
-    std::error_code failed;
-    if (path.has_parent_path()) fs::create_directories(path.parent_path(), failed);
-    std::string text = json.dump(-1, ' ', false, Json::error_handler_t::replace);
-    if (flags_.append_result && fs::exists(path, failed)) {
-      const std::string before = read_text_file(path);
-      if (!before.empty()) text = before + (before.ends_with('\n') ? "" : "\n") + text;
-    }
-    write_file_atomic(path, text);
-  }
-
   BenchServeFlags& flags_;
   HttpServerAddress address_;
   HeaderList headers_;
   std::unique_ptr<Tokenizer> tokenizer_;
   LoadPlan plan_;
+  bool sends_ids_ = false;
 };
 
 }  // namespace

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <charconv>
 #include <cmath>
-#include <cstdlib>
 
 #include "base/error.h"
+#include "cli/values.h"
 #include "load/load_report.h"
 
 namespace polylora {
@@ -13,30 +13,12 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-double parse_double(const std::string& flag, const std::string& text) {
-  double value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc{} || end != text.data() + text.size() || std::isnan(value))
-    fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a number", flag, text);
-  return value;
-}
-
 int parse_int(const std::string& flag, const std::string& text) {
   int value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc{} || end != text.data() + text.size() || value < 0)
     fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a whole number of at least 0", flag, text);
   return value;
-}
-
-std::vector<std::string> split(const std::string& text, char separator) {
-  std::vector<std::string> parts;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(separator, begin), text.size());
-    if (end > begin) parts.push_back(text.substr(begin, end - begin));
-    begin = end + 1;
-  }
-  return parts;
 }
 
 Json parse_object(const std::string& flag, const std::string& text) {
@@ -52,7 +34,7 @@ void optional_integer(FlagSet& flags, const std::string& name, std::optional<int
 }
 
 double parse_range(const std::string& text) {
-  const double range = parse_double("--random-range-ratio", text);
+  const double range = parse_number("--random-range-ratio", text);
   if (range < 0 || range >= 1)
     fail(ErrorCode::kInvalidArgument, "--random-range-ratio {} must be at least 0 and below 1", text);
   return range;
@@ -157,7 +139,7 @@ void add_sampling(FlagSet& flags, BenchServeFlags& values) {
     const bool whole = key == "top_k" || key == "logprobs";
     flags.custom(flag, "X", "of every request", "the server's",
                  [&values, flag, key, whole](const std::string& text) {
-                   const double value = parse_double(flag, text);
+                   const double value = parse_number(flag, text);
                    if (whole && value != std::floor(value))
                      fail(ErrorCode::kInvalidArgument, "{}: {} is not whole", flag, text);
                    values.body.extra[key] = whole ? Json(static_cast<int64_t>(value)) : Json(value);
@@ -218,125 +200,7 @@ void add_results(FlagSet& flags, BenchServeFlags& values) {
   flags.refused("--plot-dataset-stats", "the file of --save-detailed has what it takes");
 }
 
-void check_ramp_up(const BenchServeFlags& values) {
-  if (values.arrivals.ramp_up == RampUp::kNone) return;
-  if (!std::isinf(values.arrivals.request_rate))
-    fail(ErrorCode::kInvalidArgument, "--ramp-up-strategy sets the rate: leave --request-rate out");
-  if (!values.ramp_up_start_rps || !values.ramp_up_end_rps)
-    fail(ErrorCode::kInvalidArgument, "--ramp-up-strategy needs --ramp-up-start-rps and --ramp-up-end-rps");
-  if (*values.ramp_up_start_rps > *values.ramp_up_end_rps)
-    fail(ErrorCode::kInvalidArgument, "--ramp-up-start-rps must not be above --ramp-up-end-rps");
-  if (*values.ramp_up_start_rps == 0)
-    fail(ErrorCode::kInvalidArgument,
-         "--ramp-up-start-rps must be greater than 0: the first request never came");
-}
-
-void check_dataset(const BenchServeFlags& values) {
-  const bool from_file = values.dataset_name == "custom" || values.dataset_name == "sharegpt";
-  if (from_file && values.dataset_path.empty())
-    fail(ErrorCode::kInvalidArgument, "--dataset-name {} needs --dataset-path", values.dataset_name);
-  if (!from_file && !values.dataset_path.empty())
-    fail(ErrorCode::kInvalidArgument,
-         "--dataset-path has no meaning with --dataset-name {}: name custom or sharegpt",
-         values.dataset_name);
-}
-
-void apply_general_lengths(BenchServeFlags& values) {
-  if (values.input_len) values.random.input_len = *values.input_len;
-  if (!values.output_len) return;
-  values.random.output_len = *values.output_len;
-  values.prefix_repetition.output_len = *values.output_len;
-  values.custom_output_len = *values.output_len;
-  values.sharegpt_output_len = *values.output_len;
-}
-
 }  // namespace
-
-HeaderList parse_pairs(const std::string& flag, const std::vector<std::string>& items) {
-  const auto trim = [](const std::string& text) {
-    const size_t begin = text.find_first_not_of(' ');
-    return begin == std::string::npos ? "" : text.substr(begin, text.find_last_not_of(' ') - begin + 1);
-  };
-  HeaderList pairs;
-  for (const std::string& item : items) {
-    const size_t equals = item.find('=');
-    if (equals == std::string::npos || equals == 0)
-      fail(ErrorCode::kInvalidArgument, "{}: expected KEY=VALUE, not '{}'", flag, item);
-    pairs.emplace_back(trim(item.substr(0, equals)), trim(item.substr(equals + 1)));
-  }
-  return pairs;
-}
-
-void BenchServeFlags::resolve() {
-  if (backend == "vllm") backend = "openai";
-  if (endpoint.empty()) endpoint = chat() ? "/v1/chat/completions" : "/v1/completions";
-  if (!endpoint.starts_with('/')) endpoint.insert(0, "/");
-  check_dataset(*this);
-  check_ramp_up(*this);
-  apply_general_lengths(*this);
-  if (ramp_up_start_rps) arrivals.start_rps = *ramp_up_start_rps;
-  if (ramp_up_end_rps) arrivals.end_rps = *ramp_up_end_rps;
-  if (label.empty()) label = backend;
-  const auto key = static_cast<uint64_t>(seed);
-  random.seed = prefix_repetition.seed = arrivals.seed = key;
-  random.count = prefix_repetition.count = num_prompts;
-  prefix_repetition.shuffle = !disable_shuffle;
-  token_source.as_text = chat();
-  body.chat = chat();
-  body.ignore_eos = ignore_eos || dataset_name == "random";
-  url(), headers(), latency_metrics(), percentiles(), goodput_bounds();  // fail before anything is sent
-  parse_pairs("--metadata", metadata);
-}
-
-ServerUrl BenchServeFlags::url() const {
-  if (!base_url.empty()) return parse_server_url(base_url);
-  ServerUrl url;
-  url.host = host;
-  url.port = std::to_string(port);
-  return parse_server_url(url.text());
-}
-
-HeaderList BenchServeFlags::headers() const {
-  HeaderList headers;
-  if (const char* key = std::getenv("OPENAI_API_KEY"); key != nullptr && *key != '\0')
-    headers.emplace_back("Authorization", std::string("Bearer ") + key);
-  for (auto& pair : parse_pairs("--header", header)) headers.push_back(std::move(pair));
-  return headers;
-}
-
-std::vector<std::string> BenchServeFlags::latency_metrics() const {
-  const std::vector<std::string> known = latency_metric_names(), names = split(percentile_metrics, ',');
-  for (const std::string& name : names) {
-    if (std::find(known.begin(), known.end(), name) == known.end())
-      fail(ErrorCode::kInvalidArgument, "--percentile-metrics: '{}' is not one of {}", name,
-           fmt::join(known, ", "));
-  }
-  return names;
-}
-
-std::vector<double> BenchServeFlags::percentiles() const {
-  std::vector<double> values;
-  for (const std::string& text : split(metric_percentiles, ',')) {
-    values.push_back(parse_double("--metric-percentiles", text));
-    if (values.back() < 0 || values.back() > 100)
-      fail(ErrorCode::kInvalidArgument, "--metric-percentiles: {} is not between 0 and 100", text);
-  }
-  return values;
-}
-
-Goodput BenchServeFlags::goodput_bounds() const {
-  Goodput bounds;
-  for (const std::string& item : goodput) {
-    const size_t colon = item.find(':');
-    const std::string name = item.substr(0, colon);
-    if (colon == std::string::npos || (name != "ttft" && name != "tpot" && name != "e2el"))
-      fail(ErrorCode::kInvalidArgument, "--goodput: expected ttft:MS, tpot:MS or e2el:MS, not '{}'", item);
-    const double bound = parse_double("--goodput", item.substr(colon + 1));
-    if (bound < 0) fail(ErrorCode::kInvalidArgument, "--goodput {}: the bound must not be negative", item);
-    (name == "ttft" ? bounds.ttft_ms : name == "tpot" ? bounds.tpot_ms : bounds.e2el_ms) = bound;
-  }
-  return bounds;
-}
 
 void add_bench_serve_flags(FlagSet& flags, BenchServeFlags& values) {
   add_server(flags, values);

@@ -1,23 +1,12 @@
 #include "cli/bench_stress_flags.h"
 
-#include <algorithm>
 #include <charconv>
 
 #include "base/error.h"
+#include "cli/values.h"
 
 namespace polylora {
 namespace {
-
-std::vector<std::string> split(const std::string& flag, const std::string& text) {
-  std::vector<std::string> parts;
-  for (size_t begin = 0; begin <= text.size();) {
-    const size_t end = std::min(text.find(',', begin), text.size());
-    parts.push_back(text.substr(begin, end - begin));
-    if (parts.back().empty()) fail(ErrorCode::kInvalidArgument, "{}: '{}' has an empty item", flag, text);
-    begin = end + 1;
-  }
-  return parts;
-}
 
 int parse_positive(const std::string& flag, const std::string& text, int largest) {
   int value = 0;
@@ -32,7 +21,7 @@ void numbers(FlagSet& flags, const std::string& name, std::vector<int>& values, 
   flags.custom(name, "N,N,...", help, fmt::format("{}", fmt::join(values, ",")),
                [&values, name, largest](const std::string& text) {
                  values.clear();
-                 for (const std::string& part : split(name, text))
+                 for (const std::string& part : split_list(name, text))
                    values.push_back(parse_positive(name, part, largest));
                });
 }
@@ -40,7 +29,7 @@ void numbers(FlagSet& flags, const std::string& name, std::vector<int>& values, 
 void words(FlagSet& flags, const std::string& name, std::vector<std::string>& values,
            const std::string& metavar, const std::string& help) {
   flags.custom(name, metavar, help, fmt::format("{}", fmt::join(values, ",")),
-               [&values, name](const std::string& text) { values = split(name, text); });
+               [&values, name](const std::string& text) { values = split_list(name, text); });
 }
 
 void add_servers(FlagSet& flags, BenchStressFlags& values) {
@@ -59,7 +48,7 @@ void add_grid(FlagSet& flags, BenchStressFlags& values) {
   flags.group("Grid");
   words(flags, "--popularity", values.popularity, "LIST",
         "how requests choose adapters: one, identical, uniform, zipf, distinct");
-  numbers(flags, "--adapters", values.adapters, 100'000, "how many there are to choose from");
+  numbers(flags, "--adapters", values.adapters, 10'000, "how many there are to choose from");
   words(flags, "--ranks", values.ranks, "LIST",
         "of made-up adapters: numbers, or mixed for 8, 16 and 64 in turn");
   numbers(flags, "--concurrency", values.concurrency, 10'000, "requests that run at a time");

@@ -60,9 +60,12 @@ std::vector<std::string> environment(bool runtime_lora) {
   _exit(127);
 }
 
-std::string last_line(std::string text) {
+/// What a server said last, without the mark that the line gets again from us.
+std::string last_words(std::string text) {
+  constexpr std::string_view kMark = "polylora: error: ";
   while (text.ends_with('\n')) text.pop_back();
-  return text.substr(text.rfind('\n') + 1);
+  text.erase(0, text.rfind('\n') + 1);
+  return text.starts_with(kMark) ? text.substr(kMark.size()) : text;
 }
 
 }  // namespace
@@ -108,10 +111,10 @@ ServerUrl ServerProcess::wait_until_listening(const std::stop_token& stop) {
     if (at != std::string::npos && line_end != std::string::npos)
       return parse_server_url(
           std::string_view(text).substr(at + kListening.size(), line_end - at - kListening.size()));
-    if (ended) fail(ErrorCode::kUnavailable, "a server did not start: {}", last_line(text));
+    if (ended) fail(ErrorCode::kUnavailable, "a server did not start: {}", last_words(text));
     if (stop.stop_requested()) fail(ErrorCode::kUnavailable, "interrupted");
     if (Clock::now() > end)
-      fail(ErrorCode::kUnavailable, "a server took too long to start: {}", last_line(text));
+      fail(ErrorCode::kUnavailable, "a server took too long to start: {}", last_words(text));
     std::this_thread::sleep_for(kPoll);
   }
 }

@@ -57,6 +57,25 @@ int64_t parse_count(std::string_view flag, std::string_view text) {
   return static_cast<int64_t>(scaled);
 }
 
+double parse_number(std::string_view flag, std::string_view text) {
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc{} || end != text.data() + text.size() || std::isnan(value))
+    fail(ErrorCode::kInvalidArgument, "{}: '{}' is not a number", flag, text);
+  return value;
+}
+
+std::vector<std::string> split_list(std::string_view flag, std::string_view text) {
+  std::vector<std::string> items;
+  for (size_t begin = 0; begin <= text.size();) {
+    const size_t end = std::min(text.find(',', begin), text.size());
+    items.emplace_back(text.substr(begin, end - begin));
+    if (items.back().empty()) fail(ErrorCode::kInvalidArgument, "{}: '{}' has an empty item", flag, text);
+    begin = end + 1;
+  }
+  return items;
+}
+
 std::string format_bytes(size_t bytes) {
   const auto value = static_cast<double>(bytes);
   if (value >= 0x1p30) return fmt::format("{:.1f} GiB", value / 0x1p30);
