@@ -17,6 +17,9 @@ using row_math::kMasked;
 
 constexpr float kLowestTemperature = 0.01f;  // vLLM's: lower ones overflow
 
+constexpr float kRounding = 1e-4f;          // far more than the relative errors of weights and their sums
+constexpr float kLightestFloor = 0x1p-30f;  // below it hardly a token is left to drop
+
 // Sixteen buckets per power of two; weights lie in [0, 1].
 constexpr int kBucketShift = 19;
 size_t bucket_of(float weight) {
@@ -33,8 +36,11 @@ Distribution::Distribution(int vocab_size) {
   const auto size = static_cast<size_t>(vocab_size);
   for (std::vector<float>* values : {&values_, &weights_, &scratch_}) values->reserve(size);
   ids_.reserve(size);
-  maxima_.resize(row_math::blocks(size));
-  sums_.resize(row_math::blocks(size));
+  const size_t blocks = row_math::blocks(size);
+  maxima_.resize(blocks);
+  sums_.resize(blocks);
+  heaviest_.resize(blocks);
+  heaviest_sums_.resize(row_math::blocks(blocks));
   histogram_.resize(bucket_of(1.0f) + 1);
 }
 
@@ -121,6 +127,7 @@ void Distribution::weigh() {
 }
 
 void Distribution::keep_top_p(float top_p) {
+  if (all_) drop_light(top_p);
   const Cut cut = find_cut(static_cast<double>(top_p) * total_);
   if (all_) ids_.resize(weights_.size());
   size_t kept = 0;
@@ -142,6 +149,37 @@ void Distribution::keep_top_p(float top_p) {
     const auto size = std::min<int64_t>(kBlock, weights_.end() - first);
     total_ += sums_[block] = std::accumulate(first, first + size, 0.0);
   }
+}
+
+/// Drops weighed tokens that top_p is sure to cut off, whole blocks of them by their maximum.
+void Distribution::drop_light(float top_p) {
+  const float floor = lightest_candidate(top_p);
+  if (floor == 0) return;
+  // What weighs `floor` must stay in spite of rounding.
+  keep_from(max_ + std::log(floor * (1 - kRounding)) / scale_);
+  for (size_t i = 0; i < ids_.size(); ++i) weights_[i] = weights_[static_cast<size_t>(ids_[i])];
+  weights_.resize(ids_.size());
+}
+
+/// A weight such that what is lighter is all cut off, since together it weighs less than 1 - top_p; the
+/// larger the better; 0 when nothing can be said.
+float Distribution::lightest_candidate(float top_p) {
+  const double spare = (1 - static_cast<double>(top_p) - kRounding) * total_;
+  row_math::exp_blocks(maxima_, max_, scale_, heaviest_, heaviest_sums_);
+  for (float floor = 0x1p-2f; floor >= kLightestFloor; floor *= 0x1p-2f)
+    if (mass_below(floor) <= spare) return floor;
+  return 0;
+}
+
+/// At least the mass of all tokens lighter than `floor`, from what is known of whole blocks.
+double Distribution::mass_below(float floor) const {
+  const double most = static_cast<double>(floor) * kBlock;
+  double mass = 0;
+  for (size_t block = 0; block < sums_.size(); ++block) {
+    const bool heaviest_is_below = heaviest_[block] < floor;
+    mass += std::min(sums_[block] - (heaviest_is_below ? 0.0 : heaviest_[block]), most);
+  }
+  return mass;
 }
 
 // Walking down from the heaviest token, tokens are kept until those before weigh `mass`. A histogram over the

@@ -13,7 +13,7 @@ namespace polylora {
 inline constexpr float kGreedyTemperature = 1e-5f;
 
 /// A reusable workspace: after the first rows nothing is allocated. No row is ever sorted: top_k narrows by
-/// block maxima and a selection, top_p by a histogram of masses.
+/// block maxima and a selection, top_p by what blocks weigh and a histogram of masses.
 class Distribution {
  public:
   explicit Distribution(int vocab_size);
@@ -33,6 +33,9 @@ class Distribution {
   void keep_top_k(size_t k);
   void keep_min_p(float min_p);
   void keep_top_p(float top_p);
+  void drop_light(float top_p);
+  float lightest_candidate(float top_p);
+  double mass_below(float floor) const;
   void weigh();
 
   /// Kept: everything heavier than `weight`, and what weighs the same but for the first ones.
@@ -52,7 +55,10 @@ class Distribution {
   std::vector<float> weights_;  // exp((logit - max) * scale) of the kept tokens
   std::vector<double> sums_;    // of blocks of weights_
   double total_ = 0;
-  std::vector<float> maxima_, scratch_;
+  std::vector<float> maxima_;          // of blocks of logits_
+  std::vector<float> heaviest_;        // the same as weights
+  std::vector<double> heaviest_sums_;  // a by-product
+  std::vector<float> scratch_;
   std::vector<double> histogram_;  // mass by leading bits of the weight
 };
 
