@@ -72,6 +72,7 @@ template <typename L>
 POLYLORA_INLINE inline float max_of_block(const float* values) {
   using F = typename L::Floats;
   F largest = F{} + kMasked;
+#pragma GCC unroll 16
   for (int i = 0; i < kBlock; i += L::kCount) {
     typename L::Floats v;
     load<L>(values + i, v);
@@ -95,6 +96,7 @@ POLYLORA_INLINE inline void exp_of_block(const float* values, float shift, float
 
 POLYLORA_INLINE inline float sum_of_block(const float* terms) {
   Baseline::Floats sum{};
+#pragma GCC unroll 16
   for (int i = 0; i < kBlock; i += Baseline::kCount) {
     Baseline::Floats v;
     load<Baseline>(terms + i, v);
@@ -135,14 +137,14 @@ void exp_blocks(std::span<const float> x, float shift, float scale, std::span<fl
                 std::span<double> sums) {
   run_widest([&]<typename L>(L) POLYLORA_INLINE {
     float space[kBlock];
-    float terms[kBlock];
+    float terms_space[kBlock];
     for (size_t block = 0; block < blocks(x.size()); ++block) {
       const float* values = whole_block(x, block, kMasked, space);
+      const auto rest = out.empty() ? out : out.subspan(block * kBlock);
+      float* terms = rest.size() < kBlock ? terms_space : rest.data();
       exp_of_block<L>(values, shift, scale, terms);
       sums[block] = sum_of_block(terms);
-      if (out.empty()) continue;
-      const auto rest = out.subspan(block * kBlock);
-      std::copy_n(terms, std::min<size_t>(kBlock, rest.size()), rest.begin());
+      if (terms == terms_space) std::copy_n(terms, rest.size(), rest.begin());
     }
   });
 }
