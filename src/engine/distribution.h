@@ -13,7 +13,7 @@ namespace polylora {
 inline constexpr float kGreedyTemperature = 1e-5f;
 
 /// A reusable workspace: after the first rows nothing is allocated. No row is ever sorted: top_k narrows by
-/// block maxima and a selection, top_p by a histogram of masses.
+/// block maxima and a selection, top_p by what blocks weigh and a histogram of masses.
 class Distribution {
  public:
   explicit Distribution(int vocab_size);
@@ -30,9 +30,13 @@ class Distribution {
  private:
   void keep_only(int32_t id);
   void keep_from(float threshold);
+  void narrow_from(float threshold);
   void keep_top_k(size_t k);
   void keep_min_p(float min_p);
   void keep_top_p(float top_p);
+  void drop_light(float top_p);
+  float lightest_candidate(float top_p);
+  double mass_below(float floor) const;
   void weigh();
 
   /// Kept: everything heavier than `weight`, and what weighs the same but for the first ones.
@@ -41,18 +45,23 @@ class Distribution {
     int64_t ties_to_drop = 0;
   };
   Cut find_cut(double mass);
+  void cut_off(const Cut& cut);
   static Cut find_cut_among(std::span<float> range, double above, double mass);
 
   std::span<const float> logits_;
   float max_ = 0;
   float scale_ = 1;
-  bool all_ = false;  // nothing was cut off: ids_ and values_ are not used
-  std::vector<int32_t> ids_;
+  bool all_ = false;            // nothing was cut off: ids_ and values_ are not used
+  size_t kept_ = 0;             // how many tokens these three begin with; there is room for all
+  std::vector<int32_t> ids_;    // ascending
   std::vector<float> values_;   // their logits
-  std::vector<float> weights_;  // exp((logit - max) * scale) of the kept tokens
+  std::vector<float> weights_;  // exp((logit - max) * scale)
   std::vector<double> sums_;    // of blocks of weights_
   double total_ = 0;
-  std::vector<float> maxima_, scratch_;
+  std::vector<float> maxima_;          // of blocks of logits_
+  std::vector<float> heaviest_;        // the same as weights
+  std::vector<double> heaviest_sums_;  // a by-product
+  std::vector<float> scratch_;
   std::vector<double> histogram_;  // mass by leading bits of the weight
 };
 

@@ -7,47 +7,104 @@
 namespace polylora::row_math {
 namespace {
 
-// Compiler vectors of the size that every supported machine has (SSE2, NEON): the same lanes everywhere,
-// hence the same order of every sum.
-constexpr int kLanes = 4;
-using Floats = float __attribute__((vector_size(kLanes * sizeof(float))));
-using Ints = int32_t __attribute__((vector_size(kLanes * sizeof(int32_t))));
+// Compiler vectors: four lanes are on every supported machine (SSE2, NEON), eight need AVX2. A value's bits
+// do not depend on the lanes it is computed in (there are no fused multiply-adds), and sums always have four.
+template <int kLanes>
+struct Lanes {
+  static constexpr int kCount = kLanes;
+  typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
+  typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+};
+using Baseline = Lanes<4>;
 
-Floats load(const float* x) {
-  Floats v;
-  std::memcpy(&v, x, sizeof v);
-  return v;
+// What is to be compiled for the instruction set of its caller.
+#define POLYLORA_INLINE __attribute__((always_inline))
+
+#if defined(__x86_64__)
+template <typename Pass>
+__attribute__((target("avx2"))) void run_with_avx2(const Pass& pass) {
+  pass(Lanes<8>());
+}
+#endif
+
+/// Runs pass(Lanes<N>()) with the most lanes that this machine has.
+template <typename Pass>
+void run_widest(const Pass& pass) {
+#if defined(__x86_64__)
+  static const bool has_avx2 = __builtin_cpu_supports("avx2");
+  if (has_avx2) return run_with_avx2(pass);
+#endif
+  pass(Baseline());
 }
 
-/// exp(t) for t <= 0, 0 below the smallest normal number and for NaN. Cephes' expf polynomial.
-Floats exp_of_nonpositive(Floats t) {
+template <typename L>
+POLYLORA_INLINE inline void load(const float* x, typename L::Floats& v) {
+  std::memcpy(&v, x, sizeof v);
+}
+
+/// v = exp(v) for v <= 0, 0 below the smallest normal number and for NaN. Cephes' expf polynomial.
+template <typename L>
+POLYLORA_INLINE inline void exp_of_nonpositive(typename L::Floats& v) {
+  using F = typename L::Floats;
+  using I = typename L::Ints;
   constexpr float kLowest = -87.0f;
-  const Ints in_range = t >= kLowest;  // false for NaN
-  t = in_range ? t : Floats{} + kLowest;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const Floats rounded = t * 1.44269504f + kRound;
-  Ints power;
+  const I in_range = v >= kLowest;       // false for NaN; what is out of range is computed, but masked off
+  const F rounded = v * 1.44269504f + kRound;
+  I power;
   std::memcpy(&power, &rounded, sizeof power);
-  const Floats n = rounded - kRound;
-  const Floats r = (t - n * 0.693359375f) + n * 2.12194440e-4f;
-  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  const F n = rounded - kRound;
+  const F r = (v - n * 0.693359375f) + n * 2.12194440e-4f;
+  F p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
   p = p * r + 4.1665795894e-2f;
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  Ints bits;
+  I bits;
   std::memcpy(&bits, &p, sizeof bits);
   bits += power << 23;  // the magic number's own bits fall off at the top
   bits &= in_range;
-  std::memcpy(&p, &bits, sizeof p);
-  return p;
+  std::memcpy(&v, &bits, sizeof v);
 }
 
-float sum_lanes(Floats v) {
-  float sum = 0;
-  for (int lane = 0; lane < kLanes; ++lane) sum += v[lane];
-  return sum;
+template <typename L>
+POLYLORA_INLINE inline float max_of_block(const float* values) {
+  using F = typename L::Floats;
+  F largest = F{} + kMasked;
+#pragma GCC unroll 16
+  for (int i = 0; i < kBlock; i += L::kCount) {
+    typename L::Floats v;
+    load<L>(values + i, v);
+    largest = v > largest ? v : largest;
+  }
+  float result = kMasked;
+  for (int lane = 0; lane < L::kCount; ++lane) result = std::max(result, largest[lane]);
+  return result;
+}
+
+template <typename L>
+POLYLORA_INLINE inline void exp_of_block(const float* values, float shift, float scale, float* terms) {
+  for (int i = 0; i < kBlock; i += L::kCount) {
+    typename L::Floats v;
+    load<L>(values + i, v);
+    v = (v - shift) * scale;
+    exp_of_nonpositive<L>(v);
+    std::memcpy(terms + i, &v, sizeof v);
+  }
+}
+
+POLYLORA_INLINE inline float sum_of_block(const float* terms) {
+  Baseline::Floats sum{};
+#pragma GCC unroll 16
+  for (int i = 0; i < kBlock; i += Baseline::kCount) {
+    Baseline::Floats v;
+    load<Baseline>(terms + i, v);
+    sum += v;
+  }
+  float result = 0;
+  for (int lane = 0; lane < Baseline::kCount; ++lane) result += sum[lane];
+  return result;
 }
 
 /// The block as kBlock values, a short last one filled up with `filler` in `space`.
@@ -61,18 +118,11 @@ const float* whole_block(std::span<const float> x, size_t block, float filler, f
 }  // namespace
 
 void block_maxima(std::span<const float> x, std::span<float> maxima) {
-  float space[kBlock];
-  for (size_t block = 0; block < blocks(x.size()); ++block) {
-    const float* values = whole_block(x, block, kMasked, space);
-    Floats largest = Floats{} + kMasked;
-    for (int i = 0; i < kBlock; i += kLanes) {
-      const Floats v = load(values + i);
-      largest = v > largest ? v : largest;
-    }
-    float result = kMasked;
-    for (int lane = 0; lane < kLanes; ++lane) result = std::max(result, largest[lane]);
-    maxima[block] = result;
-  }
+  run_widest([&]<typename L>(L) POLYLORA_INLINE {
+    float space[kBlock];
+    for (size_t block = 0; block < blocks(x.size()); ++block)
+      maxima[block] = max_of_block<L>(whole_block(x, block, kMasked, space));
+  });
 }
 
 int32_t argmax(std::span<const float> x, std::span<const float> maxima) {
@@ -85,33 +135,38 @@ int32_t argmax(std::span<const float> x, std::span<const float> maxima) {
 
 void exp_blocks(std::span<const float> x, float shift, float scale, std::span<float> out,
                 std::span<double> sums) {
-  float space[kBlock];
-  float terms[kBlock];
-  for (size_t block = 0; block < blocks(x.size()); ++block) {
-    const float* values = whole_block(x, block, kMasked, space);
-    Floats sum{};
-    for (int i = 0; i < kBlock; i += kLanes) {
-      const Floats e = exp_of_nonpositive((load(values + i) - shift) * scale);
-      sum += e;
-      std::memcpy(terms + i, &e, sizeof e);
+  run_widest([&]<typename L>(L) POLYLORA_INLINE {
+    float space[kBlock];
+    float terms_space[kBlock];
+    for (size_t block = 0; block < blocks(x.size()); ++block) {
+      const float* values = whole_block(x, block, kMasked, space);
+      const auto rest = out.empty() ? out : out.subspan(block * kBlock);
+      float* terms = rest.size() < kBlock ? terms_space : rest.data();
+      exp_of_block<L>(values, shift, scale, terms);
+      sums[block] = sum_of_block(terms);
+      if (terms == terms_space) std::copy_n(terms, rest.size(), rest.begin());
     }
-    sums[block] = sum_lanes(sum);
-    if (out.empty()) continue;
-    const auto rest = out.subspan(block * kBlock);
-    std::copy_n(terms, std::min<size_t>(kBlock, rest.size()), rest.begin());
-  }
+  });
 }
 
 int32_t count_before(std::span<const float> x, int32_t index) {
   const auto at = static_cast<size_t>(index);
   const float value = x[at];
-  Ints counts{};
+  constexpr int kLanes = Baseline::kCount;
+  Baseline::Ints counts{};
+  Baseline::Floats v;
   size_t i = 0;
-  for (; i + kLanes <= at; i += kLanes) counts -= load(&x[i]) >= value;  // true is -1
+  for (; i + kLanes <= at; i += kLanes) {
+    load<Baseline>(&x[i], v);
+    counts -= v >= value;  // true is -1
+  }
   int32_t count = 0;
   for (; i < at; ++i) count += x[i] >= value;
   for (i = at + 1; i % kLanes != 0 && i < x.size(); ++i) count += x[i] > value;
-  for (; i + kLanes <= x.size(); i += kLanes) counts -= load(&x[i]) > value;
+  for (; i + kLanes <= x.size(); i += kLanes) {
+    load<Baseline>(&x[i], v);
+    counts -= v > value;
+  }
   for (; i < x.size(); ++i) count += x[i] > value;
   for (int lane = 0; lane < kLanes; ++lane) count += counts[lane];
   return count;

@@ -9,7 +9,8 @@ namespace {
 
 class ChatWriter final : public ResponseWriter {
  public:
-  using ResponseWriter::ResponseWriter;
+  ChatWriter(ReplyHead head, const TokenNames& names)
+      : ResponseWriter(std::move(head), names, "chat.completion.chunk") {}
 
   std::string whole(const std::vector<ReplyPart>& choices, const Usage& usage) const override {
     Json body = begin_body("chat.completion");
@@ -28,23 +29,20 @@ class ChatWriter final : public ResponseWriter {
   std::string chunk(const ReplyPart& part, const ChunkContext& context) const override {
     std::string events;
     if (context.first_of_choice) events = role_chunk(part, context);
-    Json choice;
-    choice["index"] = part.index;
-    choice["delta"] = Json{{"content", part.delta.text}};
-    choice["logprobs"] = logprobs(part.delta.logprobs);
-    choice["finish_reason"] = finish_reason_json(part.delta.end);
-    if (part.delta.end) choice["stop_reason"] = stop_reason_json(part.delta.end);
-    choice["token_ids"] = token_ids(part.delta.token_ids);
-    Json body = begin_chunk();
-    body["choices"] = Json::array({std::move(choice)});
-    if (context.usage) body["usage"] = usage_json(*context.usage, false);
-    if (context.last_of_reply) body["system_fingerprint"] = system_fingerprint();
-    return events + server_sent_event(dump_json(body));
+    JsonText event = begin_event();
+    event.key("choices").raw("[{");
+    event.key("index").number(part.index);
+    event.key("delta").raw("{").key("content").string(part.delta.text).raw("}");
+    event.key("logprobs").json(logprobs(part.delta.logprobs));
+    event.key("finish_reason").json(finish_reason_json(part.delta.end));
+    if (part.delta.end) event.key("stop_reason").json(stop_reason_json(part.delta.end));
+    event.key("token_ids").json(token_ids(part.delta.token_ids));
+    event.raw("}]");
+    add_context(event, context);
+    return events + end_event(std::move(event));
   }
 
  private:
-  const char* chunk_object() const override { return "chat.completion.chunk"; }
-
   Json whole_choice(const ReplyPart& part) const {
     Json message;
     message["role"] = head_.role;
@@ -64,17 +62,18 @@ class ChatWriter final : public ResponseWriter {
 
   /// Says who speaks, once per choice and before any text.
   std::string role_chunk(const ReplyPart& part, const ChunkContext& context) const {
-    Json choice;
-    choice["index"] = part.index;
-    choice["delta"] = Json{{"role", head_.role}, {"content", ""}};
-    choice["logprobs"] = nullptr;
-    choice["finish_reason"] = nullptr;
-    Json body = begin_chunk();
-    body["choices"] = Json::array({std::move(choice)});
-    if (context.usage) body["usage"] = usage_json({context.usage->prompt_tokens, 0, std::nullopt}, false);
-    body["prompt_token_ids"] = token_ids(part.prompt);
-    body["prompt_text"] = nullptr;
-    return server_sent_event(dump_json(body));
+    JsonText event = begin_event();
+    event.key("choices").raw("[{");
+    event.key("index").number(part.index);
+    event.key("delta").raw("{").key("role").string(head_.role).key("content").string("").raw("}");
+    event.key("logprobs").raw("null");
+    event.key("finish_reason").raw("null");
+    event.raw("}]");
+    if (context.usage)
+      event.key("usage").json(usage_json({context.usage->prompt_tokens, 0, std::nullopt}, false));
+    event.key("prompt_token_ids").json(token_ids(part.prompt));
+    event.key("prompt_text").raw("null");
+    return end_event(std::move(event));
   }
 
   Json token_ids(const std::vector<int32_t>& ids) const {

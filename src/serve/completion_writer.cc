@@ -7,13 +7,19 @@ namespace {
 
 class CompletionWriter final : public ResponseWriter {
  public:
-  using ResponseWriter::ResponseWriter;
+  CompletionWriter(ReplyHead head, const TokenNames& names)
+      : ResponseWriter(std::move(head), names, "text_completion") {}
 
   std::string whole(const std::vector<ReplyPart>& choices, const Usage& usage) const override {
     Json body = begin_body("text_completion");
     Json& list = body["choices"] = Json::array();
     for (const ReplyPart& part : choices) {
-      Json choice = begin_choice(part);
+      Json choice;
+      choice["index"] = part.index;
+      choice["text"] = part.delta.text;
+      choice["logprobs"] = logprobs(part.delta.logprobs);
+      choice["finish_reason"] = finish_reason_json(part.delta.end);
+      choice["stop_reason"] = stop_reason_json(part.delta.end);
       choice["token_ids"] = token_ids(part.delta.token_ids);
       choice["prompt_logprobs"] = prompt_logprobs(part.delta);
       choice["prompt_token_ids"] = token_ids(part.prompt);
@@ -30,29 +36,21 @@ class CompletionWriter final : public ResponseWriter {
   }
 
   std::string chunk(const ReplyPart& part, const ChunkContext& context) const override {
-    Json choice = begin_choice(part);
-    choice["prompt_token_ids"] = context.first_of_choice ? token_ids(part.prompt) : Json();
-    choice["token_ids"] = token_ids(part.delta.token_ids);
-    Json body = begin_chunk();
-    body["choices"] = Json::array({std::move(choice)});
-    if (context.usage) body["usage"] = usage_json(*context.usage, false);
-    if (context.last_of_reply) body["system_fingerprint"] = system_fingerprint();
-    return server_sent_event(dump_json(body));
+    JsonText event = begin_event();
+    event.key("choices").raw("[{");
+    event.key("index").number(part.index);
+    event.key("text").string(part.delta.text);
+    event.key("logprobs").json(logprobs(part.delta.logprobs));
+    event.key("finish_reason").json(finish_reason_json(part.delta.end));
+    event.key("stop_reason").json(stop_reason_json(part.delta.end));
+    event.key("prompt_token_ids").json(context.first_of_choice ? token_ids(part.prompt) : Json());
+    event.key("token_ids").json(token_ids(part.delta.token_ids));
+    event.raw("}]");
+    add_context(event, context);
+    return end_event(std::move(event));
   }
 
  private:
-  const char* chunk_object() const override { return "text_completion"; }
-
-  Json begin_choice(const ReplyPart& part) const {
-    Json choice;
-    choice["index"] = part.index;
-    choice["text"] = part.delta.text;
-    choice["logprobs"] = logprobs(part.delta.logprobs);
-    choice["finish_reason"] = finish_reason_json(part.delta.end);
-    choice["stop_reason"] = stop_reason_json(part.delta.end);
-    return choice;
-  }
-
   Json token_ids(const std::vector<int32_t>& ids) const {
     return head_.return_token_ids ? Json(ids) : Json();
   }

@@ -6,8 +6,21 @@
 
 namespace polylora {
 
+namespace {
+
+constexpr std::string_view kEventBegin = "data: ", kEventEnd = "\n\n";
+
+/// `body`, an object, without its end.
+std::string event_head(const Json& body) {
+  std::string event = std::string(kEventBegin) + dump_json(body);
+  event.pop_back();
+  return event;
+}
+
+}  // namespace
+
 std::string server_sent_event(std::string_view payload) {
-  return fmt::format("data: {}\n\n", payload);
+  return fmt::format("{}{}{}", kEventBegin, payload, kEventEnd);
 }
 
 std::string system_fingerprint() {
@@ -53,6 +66,9 @@ Json stop_reason_json(const std::optional<ChoiceEnd>& end) {
   return nullptr;
 }
 
+ResponseWriter::ResponseWriter(ReplyHead head, const TokenNames& names, const char* chunk_object)
+    : head_(std::move(head)), names_(names), event_head_(event_head(begin_body(chunk_object))) {}
+
 Json ResponseWriter::begin_body(const char* object) const {
   Json body;
   body["id"] = head_.id;
@@ -62,16 +78,20 @@ Json ResponseWriter::begin_body(const char* object) const {
   return body;
 }
 
-Json ResponseWriter::begin_chunk() const {
-  return begin_body(chunk_object());
+std::string ResponseWriter::end_event(JsonText&& event) {
+  return std::move(event.raw("}").raw(kEventEnd)).take();
+}
+
+void ResponseWriter::add_context(JsonText& event, const ChunkContext& context) {
+  if (context.usage) event.key("usage").json(usage_json(*context.usage, false));
+  if (context.last_of_reply) event.key("system_fingerprint").string(system_fingerprint());
 }
 
 std::string ResponseWriter::usage_chunk(const Usage& usage) const {
-  Json body = begin_chunk();
-  body["choices"] = Json::array();
-  body["usage"] = usage_json(usage, false);
-  body["system_fingerprint"] = system_fingerprint();
-  return server_sent_event(dump_json(body));
+  JsonText event = begin_event();
+  event.key("choices").raw("[]");
+  add_context(event, {.first_of_choice = false, .last_of_reply = true, .usage = usage});
+  return end_event(std::move(event));
 }
 
 Json ResponseWriter::prompt_logprobs(const ChoiceDelta& delta) const {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "serve/json_body.h"
+#include "serve/json_text.h"
 #include "serve/output_assembler.h"
 
 namespace polylora {
@@ -43,10 +44,11 @@ struct ChunkContext {
   std::optional<Usage> usage;  // continuous_usage_stats
 };
 
-/// The two answer formats. Stateless; `names` outlives it.
+/// The two answer formats. Immutable; `names` outlives it.
 class ResponseWriter {
  public:
-  ResponseWriter(ReplyHead head, const TokenNames& names) : head_(std::move(head)), names_(names) {}
+  /// `chunk_object`: what the chunks of a stream call themselves.
+  ResponseWriter(ReplyHead head, const TokenNames& names, const char* chunk_object);
   virtual ~ResponseWriter() = default;
 
   /// The body of a non-streaming answer.
@@ -58,12 +60,17 @@ class ResponseWriter {
 
  protected:
   Json begin_body(const char* object) const;
-  Json begin_chunk() const;
+  /// The event of a chunk up to its choices; end_event() closes it.
+  JsonText begin_event() const { return JsonText(event_head_); }
+  static std::string end_event(JsonText&& event);
+  static void add_context(JsonText& event, const ChunkContext& context);
   Json prompt_logprobs(const ChoiceDelta& delta) const;
-  virtual const char* chunk_object() const = 0;
 
-  ReplyHead head_;
+  const ReplyHead head_;
   const TokenNames& names_;
+
+ private:
+  const std::string event_head_;  // the same in all chunks
 };
 
 std::unique_ptr<ResponseWriter> make_completion_writer(ReplyHead head, const TokenNames& names);

@@ -102,15 +102,21 @@ std::vector<float> random_logits(int count, unsigned seed, float spread = 3.0f) 
 }
 
 // The fast paths (block maxima, pruning, selection) against sorting everything, at sizes that do not divide.
+// A grain rounds the logits, as bf16 does: many are equal, and of those the last ones stay.
 TEST(Sampler, LargeVocabulariesAgreeWithSorting) {
   for (const int vocab : {1, 2, 63, 64, 65, 1000, 5003}) {
     Sampler sampler(vocab, 1);
-    for (const auto& [top_k, top_p, min_p, spread] :
-         {std::tuple(0, 0.9f, 0.0f, 3.0f), std::tuple(0, 0.99f, 0.0f, 0.01f), std::tuple(0, 0.5f, 0.0f, 8.0f),
-          std::tuple(40, 1.0f, 0.0f, 3.0f), std::tuple(900, 0.7f, 0.0f, 3.0f),
-          std::tuple(0, 1.0f, 0.05f, 2.0f), std::tuple(50, 0.95f, 0.02f, 2.0f)}) {
+    for (const auto& [top_k, top_p, min_p, spread, grain] :
+         {std::tuple(0, 0.9f, 0.0f, 3.0f, 0.0f), std::tuple(0, 0.9f, 0.0f, 3.0f, 0.5f),
+          std::tuple(0, 0.7f, 0.0f, 0.5f, 1.0f), std::tuple(0, 0.99f, 0.0f, 0.01f, 0.0f),
+          std::tuple(0, 0.5f, 0.0f, 8.0f, 0.0f), std::tuple(40, 1.0f, 0.0f, 3.0f, 0.0f),
+          std::tuple(900, 0.7f, 0.0f, 3.0f, 0.0f), std::tuple(0, 1.0f, 0.05f, 2.0f, 0.0f),
+          std::tuple(50, 0.95f, 0.02f, 2.0f, 0.0f)}) {
       const SamplingParams params = filtered(0.8f, top_k, top_p, min_p);
-      const auto logits = random_logits(vocab, 5, spread);
+      auto logits = random_logits(vocab, 5, spread);
+      if (grain > 0)
+        std::ranges::transform(logits, logits.begin(),
+                               [g = grain](float x) { return std::round(x / g) * g; });
       std::vector<std::pair<double, int>> order;
       for (int i = 0; i < vocab; ++i) order.emplace_back(logits[static_cast<size_t>(i)], i);
       std::ranges::sort(order, std::greater<>());
