@@ -11,6 +11,7 @@
 namespace polylora {
 namespace {
 
+constexpr size_t kPage = 4096;
 constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kSlabBytes = size_t{32} << 20;
 constexpr size_t kLargestSlabPiece = size_t{8} << 20;  // larger buffers get a mapping of their own
@@ -37,10 +38,18 @@ std::byte* map_huge(size_t bytes) {
   return begin + lead;
 }
 
+/// The memory of a piece, but for the pages that it shares with its neighbours, goes back to the system.
+void give_back(std::byte* data, size_t size) {
+  const uintptr_t begin = round_up(reinterpret_cast<uintptr_t>(data), kPage);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + size) / kPage * kPage;
+  if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+}
+
 }  // namespace
 
-/// Hands out pieces front to back and never reuses one, so that every piece is still zero. The mapping goes
-/// when the last piece does: the pieces of one model or one adapter are allocated and freed together.
+/// Hands out pieces front to back and never reuses one, so that every piece is still zero. A piece's memory
+/// goes with it, since adapters that share a slab may live long after one another; the mapping goes with the
+/// last.
 struct HugeBuffer::Slab {
   std::byte* data = nullptr;
   size_t used = 0;
@@ -84,6 +93,7 @@ HugeBuffer::~HugeBuffer() {
     if (data_ != nullptr) munmap(data_, mapped_);
     return;
   }
+  give_back(data_, size_);
   const std::lock_guard lock(slab_mutex);
   if (--slab_->live_pieces > 0) return;
   if (slab_ == current_slab_) current_slab_ = nullptr;

@@ -7,9 +7,9 @@
 namespace polylora {
 
 /// Anonymous zeroed memory on a 64-byte boundary, advised MADV_HUGEPAGE. Owns it; movable. Buffers of up to 8
-/// MiB are pieces of shared 32 MiB slabs, so that a 100 KiB adapter matrix sits on huge pages too; a slab is
-/// unmapped with its last piece. Safe to construct and destroy on any thread. Huge pages are worth 40-80 % of
-/// one thread's read bandwidth.
+/// MiB are pieces of shared 32 MiB slabs, so that a 100 KiB adapter matrix sits on huge pages too; a
+/// piece's memory goes back to the system with it, the slab's addresses with the last one. Safe to construct
+/// and destroy on any thread. Huge pages are worth 40-80 % of one thread's read bandwidth.
 class HugeBuffer {
  public:
   HugeBuffer() = default;
