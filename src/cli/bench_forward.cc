@@ -13,6 +13,8 @@
 #include "base/rng.h"
 #include "cli/bench.h"
 #include "cli/bench_model.h"
+#include "cli/values.h"
+#include "load/load_metrics.h"
 #include "model/forward.h"
 #include "model/random_model.h"
 
@@ -22,6 +24,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kProbeBytes = 256 << 20;
+constexpr int kMostStreams = 4096;
 
 struct BenchForwardFlags {
   BenchModelFlags model;
@@ -55,16 +58,12 @@ void add_flags(FlagSet& flags, BenchForwardFlags& values) {
 std::vector<int> parse_counts(const std::vector<std::string>& texts, const char* flag) {
   std::vector<int> counts;
   for (const std::string& text : texts) {
-    counts.push_back(std::atoi(text.c_str()));
-    if (counts.back() < 1)
-      fail(ErrorCode::kInvalidArgument, "bench forward: {} '{}' is not a number above 0", flag, text);
+    const int64_t count = parse_count(flag, text);
+    if (count < 1 || count > kMostStreams)
+      fail(ErrorCode::kInvalidArgument, "{} {}: give numbers from 1 to {}", flag, text, kMostStreams);
+    counts.push_back(static_cast<int>(count));
   }
   return counts;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 /// One kind of step: `rows` new tokens in each of `streams` sequences that have `context` tokens already.

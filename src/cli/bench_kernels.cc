@@ -15,6 +15,7 @@
 #include "base/file.h"
 #include "base/rng.h"
 #include "cli/bench.h"
+#include "load/load_metrics.h"
 
 namespace polylora {
 namespace {
@@ -29,11 +30,6 @@ constexpr auto kPause = std::chrono::milliseconds(3);
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 Instructions instructions_of(const Backend& backend) {

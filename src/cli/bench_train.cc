@@ -15,6 +15,7 @@
 #include "cli/bench_model.h"
 #include "cli/console.h"
 #include "cli/memory.h"
+#include "load/load_metrics.h"
 #include "tune/train/forward_adapter.h"
 #include "tune/train/memory_plan.h"
 #include "tune/train/objective.h"
@@ -67,11 +68,6 @@ double peak_resident_mb() {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return static_cast<double>(usage.ru_maxrss) / 1e3;
-}
-
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
 }
 
 class TrainBench {

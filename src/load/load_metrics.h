@@ -14,6 +14,9 @@ namespace polylora {
 /// The q-th percentile, 0 <= q <= 100, interpolated linearly between neighbours (numpy's default). 0 of
 /// nothing.
 double percentile(std::vector<double> values, double q);
+inline double median(std::vector<double> values) {
+  return percentile(std::move(values), 50);
+}
 
 double mean(std::span<const double> values);                // 0 of nothing
 double standard_deviation(std::span<const double> values);  // of the population; 0 of nothing
