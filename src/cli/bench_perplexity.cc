@@ -5,7 +5,6 @@
 #include <chrono>
 #include <cstdio>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "base/error.h"
 #include "base/file.h"
@@ -15,6 +14,7 @@
 #include "cli/lora_modules.h"
 #include "cli/perplexity.h"
 #include "cli/serve_flags.h"
+#include "cli/values.h"
 #include "io/adapter_file.h"
 #include "io/json_file.h"
 
@@ -52,15 +52,6 @@ void add_flags(FlagSet& flags, PerplexityFlags& values) {
   flags.integer("--max-tokens", values.max_tokens, 0, "how much of the text; 0: all");
   flags.integer("--threads", values.threads, 0, "0: one per core");
   flags.text("--json", values.json, "FILE", "write the table there too");
-}
-
-/// At least one.
-std::vector<std::string> split(std::string_view flag, const std::string& list) {
-  std::vector<std::string> parts;
-  std::istringstream stream(list);
-  for (std::string part; std::getline(stream, part, ',');) parts.push_back(part);
-  if (parts.empty()) fail(ErrorCode::kInvalidArgument, "bench perplexity: {} names no type", flag);
-  return parts;
 }
 
 /// The text of alpaca records: their fields, a line each.
@@ -109,9 +100,9 @@ class PerplexityBench {
  public:
   explicit PerplexityBench(const PerplexityFlags& flags)
       : flags_(flags),
-        dtypes_(split("--dtype", flags.dtype)),
-        kv_dtypes_(split("--kv-cache-dtype", flags.kv_cache_dtype)),
-        lora_dtypes_(split("--lora-dtype", flags.lora_dtype)),
+        dtypes_(split_list("--dtype", flags.dtype)),
+        kv_dtypes_(split_list("--kv-cache-dtype", flags.kv_cache_dtype)),
+        lora_dtypes_(split_list("--lora-dtype", flags.lora_dtype)),
         text_(read_data(flags.data)),
         adapters_(parse_lora_modules(flags.lora_modules)) {}
 

@@ -77,7 +77,7 @@ struct FloatPages {
 #pragma GCC unroll 4
       for (int c = 0; c < kPages; ++c) {
         keys[c] = load_row(a.block.pages[c] + at);
-        __builtin_prefetch(a.block.next[c] + at, 0, 2);
+        fetch_early(a.block.next[c] + at);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
@@ -130,7 +130,7 @@ struct FloatPages {
 #pragma GCC unroll 4
         for (int c = 0; c < kCols; ++c) {
           values[c] = load_row(row + c * kRowBytes);
-          __builtin_prefetch(next + c * kRowBytes, 0, 2);
+          fetch_early(next + c * kRowBytes);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
@@ -301,7 +301,7 @@ struct Int8Pages {
 #pragma GCC unroll 4
       for (int c = 0; c < kPages; ++c) {
         keys[c] = load_row(a.block.pages[c] + at);
-        __builtin_prefetch(a.block.next[c] + at, 0, 2);
+        fetch_early(a.block.next[c] + at);
       }
 #pragma GCC unroll 16
       for (int r = 0; r < kRows; ++r) {
@@ -323,7 +323,7 @@ struct Int8Pages {
 #pragma GCC unroll 4
         for (int c = 0; c < kCols; ++c) {
           values[c] = load_row(row + c * kRowBytes);
-          __builtin_prefetch(next + c * kRowBytes, 0, 2);
+          fetch_early(next + c * kRowBytes);
         }
 #pragma GCC unroll 16
         for (int r = 0; r < kRows; ++r) {
