@@ -56,6 +56,52 @@ struct ValueArgs {
   int64_t sums_stride;  // floats
 };
 
+/// acc[r][page] += q[r] · keys[page]. `Kind` is the operands' type: F32, Bf16 or Int8.
+template <class Kind, int kRows, int kPages, class Sum>
+POLYLORA_INLINE void add_keys(Sum (&acc)[kRows][kPages], const ScoreArgs& a, const std::byte* q) {
+  const size_t end = static_cast<size_t>((a.head_dim + Kind::kStep - 1) / Kind::kStep) * kRowBytes;
+  for (size_t at = 0; at < end; at += kRowBytes, q += Kind::kStep * Kind::kBytes) {
+    Row keys[kPages];
+#pragma GCC unroll 4
+    for (int c = 0; c < kPages; ++c) {
+      keys[c] = load_row(a.block.pages[c] + at);
+      fetch_early(a.block.next[c] + at);
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const auto step = Kind::splat_step(q + static_cast<size_t>(r) * a.q_stride);
+#pragma GCC unroll 4
+      for (int c = 0; c < kPages; ++c) acc[r][c] = Kind::dot(acc[r][c], keys[c], step);
+    }
+  }
+}
+
+/// acc[r][c] += p[r] · values[c] over the block's tokens. A row of p has kBlockTokens.
+template <class Kind, int kRows, int kCols, class Sum, class Probabilities>
+POLYLORA_INLINE void add_values(Sum (&acc)[kRows][kCols], const ValueArgs<Probabilities>& a,
+                                const std::byte* p) {
+  constexpr size_t kProbabilityStride = size_t{kBlockTokens} * Kind::kBytes;
+  for (int i = 0; i < a.block.count; ++i) {
+    const std::byte* row = a.block.pages[i] + a.values;
+    const std::byte* next = a.block.next[i] + a.values;
+    for (int s = 0; s < kPageTokens / Kind::kStep; ++s, row += a.step_stride, next += a.step_stride) {
+      Row values[kCols];
+#pragma GCC unroll 4
+      for (int c = 0; c < kCols; ++c) {
+        values[c] = load_row(row + c * kRowBytes);
+        fetch_early(next + c * kRowBytes);
+      }
+#pragma GCC unroll 16
+      for (int r = 0; r < kRows; ++r) {
+        const auto step = Kind::splat_step(p + static_cast<size_t>(r) * kProbabilityStride);
+#pragma GCC unroll 4
+        for (int c = 0; c < kCols; ++c) acc[r][c] = Kind::dot(acc[r][c], values[c], step);
+      }
+      p += Kind::kStep * Kind::kBytes;
+    }
+  }
+}
+
 /// F32 or Bf16: both operands in the type of the pages.
 template <class Kind>
 struct FloatPages {
@@ -67,25 +113,9 @@ struct FloatPages {
 
   template <int kRows, int kPages>
   static void score_tile(const ScoreArgs& a) {
-    constexpr size_t kStepBytes = size_t{Kind::kStep} * Kind::kBytes;
     Vec acc[kRows][kPages];
     clear(acc);
-    const std::byte* q = a.q;
-    const size_t end = static_cast<size_t>(a.head_dim / Kind::kStep) * kRowBytes;
-    for (size_t at = 0; at < end; at += kRowBytes, q += kStepBytes) {
-      Row keys[kPages];
-#pragma GCC unroll 4
-      for (int c = 0; c < kPages; ++c) {
-        keys[c] = load_row(a.block.pages[c] + at);
-        fetch_early(a.block.next[c] + at);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const auto step = Kind::splat_step(q + static_cast<size_t>(r) * a.q_stride);
-#pragma GCC unroll 4
-        for (int c = 0; c < kPages; ++c) acc[r][c] = Kind::dot(acc[r][c], keys[c], step);
-      }
-    }
+    add_keys<Kind>(acc, a, a.q);
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -121,26 +151,7 @@ struct FloatPages {
         acc[r][c] = mul(load(a.sums + r * a.sums_stride + c * kLanes), splat(a.factors[r]));
       }
     }
-    const std::byte* p = a.p.rows();
-    for (int i = 0; i < a.block.count; ++i) {
-      const std::byte* row = a.block.pages[i] + a.values;
-      const std::byte* next = a.block.next[i] + a.values;
-      for (int s = 0; s < kPageTokens / Kind::kStep; ++s, row += a.step_stride, next += a.step_stride) {
-        Row values[kCols];
-#pragma GCC unroll 4
-        for (int c = 0; c < kCols; ++c) {
-          values[c] = load_row(row + c * kRowBytes);
-          fetch_early(next + c * kRowBytes);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          const auto step = Kind::splat_step(p + static_cast<size_t>(r) * Probabilities::kStride);
-#pragma GCC unroll 4
-          for (int c = 0; c < kCols; ++c) acc[r][c] = Kind::dot(acc[r][c], values[c], step);
-        }
-        p += Kind::kStep * Kind::kBytes;
-      }
-    }
+    add_values<Kind>(acc, a, a.p.rows());
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
@@ -186,7 +197,12 @@ struct Planes {
 /// Keys and values as biased bytes with a scale per token, query rows and probabilities as Planes. A value's
 /// scale is multiplied into its probability before that is rounded, a key's into the score.
 struct Int8Pages {
-  static constexpr int kStep = 4;  // dims (keys) or tokens (values) per 32 bits
+  struct Int8 {
+    static constexpr int kStep = 4;  // dims (keys) or tokens (values) per 32 bits
+    static constexpr int kBytes = 1;
+    POLYLORA_INLINE static Int8Quad splat_step(const std::byte* x) { return splat_int8_quad(x); }
+    POLYLORA_INLINE static IVec dot(IVec acc, Row w, Int8Quad x) { return dot_int8(acc, w, x); }
+  };
 
   static constexpr size_t query_bytes(int64_t padded_dim) { return static_cast<size_t>(padded_dim) * 4; }
 
@@ -204,7 +220,7 @@ struct Int8Pages {
     const std::byte* q = a.q;
     for (int plane = 0; plane < 2; ++plane, q += padded_dim) {
       raise_sums(acc);
-      add_keys(acc, a, q);
+      add_keys<Int8>(acc, a, q);
     }
     Vec scales[kPages];
 #pragma GCC unroll 4
@@ -255,7 +271,7 @@ struct Int8Pages {
     const std::byte* p = a.p.bytes();
     for (int plane = 0; plane < 2; ++plane, p += kPlaneBytes) {
       raise_sums(acc);
-      add_values(acc, a, p);
+      add_values<Int8>(acc, a, p);
     }
 #pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
@@ -290,48 +306,6 @@ struct Int8Pages {
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int c = 0; c < kCols; ++c) acc[r][c] = shift_left<7>(acc[r][c]);
-    }
-  }
-
-  template <int kRows, int kPages>
-  POLYLORA_INLINE static void add_keys(IVec (&acc)[kRows][kPages], const ScoreArgs& a, const std::byte* q) {
-    const size_t end = static_cast<size_t>((a.head_dim + kStep - 1) / kStep) * kRowBytes;
-    for (size_t at = 0; at < end; at += kRowBytes, q += kStep) {
-      Row keys[kPages];
-#pragma GCC unroll 4
-      for (int c = 0; c < kPages; ++c) {
-        keys[c] = load_row(a.block.pages[c] + at);
-        fetch_early(a.block.next[c] + at);
-      }
-#pragma GCC unroll 16
-      for (int r = 0; r < kRows; ++r) {
-        const Int8Quad step = splat_int8_quad(q + static_cast<size_t>(r) * a.q_stride);
-#pragma GCC unroll 4
-        for (int c = 0; c < kPages; ++c) acc[r][c] = dot_int8(acc[r][c], keys[c], step);
-      }
-    }
-  }
-
-  template <int kRows, int kCols>
-  POLYLORA_INLINE static void add_values(IVec (&acc)[kRows][kCols], const ValueArgs<Probabilities>& a,
-                                         const std::byte* p) {
-    for (int i = 0; i < a.block.count; ++i) {
-      const std::byte* row = a.block.pages[i] + a.values;
-      const std::byte* next = a.block.next[i] + a.values;
-      for (int s = 0; s < kPageTokens / kStep; ++s, row += a.step_stride, next += a.step_stride, p += kStep) {
-        Row values[kCols];
-#pragma GCC unroll 4
-        for (int c = 0; c < kCols; ++c) {
-          values[c] = load_row(row + c * kRowBytes);
-          fetch_early(next + c * kRowBytes);
-        }
-#pragma GCC unroll 16
-        for (int r = 0; r < kRows; ++r) {
-          const Int8Quad step = splat_int8_quad(p + static_cast<size_t>(r) * kBlockTokens);
-#pragma GCC unroll 4
-          for (int c = 0; c < kCols; ++c) acc[r][c] = dot_int8(acc[r][c], values[c], step);
-        }
-      }
     }
   }
 };
