@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "model/adapter.h"
@@ -15,6 +16,11 @@ struct AdapterGroup {
   int row_begin = 0;
   int row_end = 0;
   const Adapter* adapter = nullptr;
+
+  std::span<const Adapter::Term> terms() const {
+    return adapter == nullptr ? std::span<const Adapter::Term>() : adapter->terms();
+  }
+  Mat rows_of(Mat y) const { return y.row_range(row_begin, row_end - row_begin); }
 };
 
 /// T rows, contiguous by sequence, sequences contiguous by adapter.

@@ -1,8 +1,53 @@
 #include "model/forward.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 
 namespace polylora {
+namespace {
+
+/// A term of the group's adapter has a matrix of its own instead of the base's: that, or the base's.
+const Weight& embedding_of(const AdapterGroup& group, const Model& model) {
+  for (const Adapter::Term& term : group.terms()) {
+    if (term.adapter->embedding().full != nullptr) return *term.adapter->embedding().full;
+  }
+  return *model.embedding;
+}
+
+const Weight& head_of(const AdapterGroup& group, const Model& model) {
+  for (const Adapter::Term& term : group.terms()) {
+    if (term.adapter->lm_head().full != nullptr) return *term.adapter->lm_head().full;
+  }
+  return model.output_embedding();
+}
+
+/// Calls fn(weight, groups) for runs of adjacent groups that use the same matrix.
+template <typename WeightOf, typename Fn>
+void for_each_run(std::span<const AdapterGroup> groups, WeightOf weight_of, Fn fn) {
+  for (size_t begin = 0; begin < groups.size();) {
+    const Weight& weight = weight_of(groups[begin]);
+    size_t end = begin + 1;
+    while (end < groups.size() && &weight_of(groups[end]) == &weight) ++end;
+    fn(weight, groups.subspan(begin, end - begin));
+    begin = end;
+  }
+}
+
+/// The groups of `rows`, which ascend, in terms of their places in that list.
+std::vector<AdapterGroup> groups_among(std::span<const AdapterGroup> groups, std::span<const int32_t> rows) {
+  std::vector<AdapterGroup> result;
+  int next = 0;
+  for (const AdapterGroup& group : groups) {
+    const int begin = next;
+    while (next < static_cast<int>(rows.size()) && rows[static_cast<size_t>(next)] < group.row_end) ++next;
+    if (next > begin) result.push_back({begin, next, group.adapter});
+  }
+  check(next == static_cast<int>(rows.size()), "rows of the last batch, ascending");
+  return result;
+}
+
+}  // namespace
 
 ForwardPass::ForwardPass(const Model& model, Backend& backend, int max_rows, int max_positions)
     : model_(model), backend_(backend), layers_(model, backend, max_positions), max_rows_(max_rows) {
@@ -40,7 +85,8 @@ void ForwardPass::run(const Batch& batch, KvCache& cache) {
   rows_ = batch.rows();
   check(rows_ > 0 && rows_ <= max_rows_, "batch rows within the activation buffer");
   const LayerActivations out = activations();
-  backend_.embed(out.residual, *model_.embedding, batch.token_ids);
+  groups_ = batch.groups;
+  embed(batch, out.residual);
   for (int layer = 0; layer < model_.config.num_layers; ++layer) {
     const ConstMat delta = layer == 0 ? ConstMat() : ConstMat(out.delta);  // the first has nothing to add yet
     layers_.run(layer, batch, cache, layer, out.residual, delta, out);
@@ -55,7 +101,62 @@ void ForwardPass::logits(std::span<const int32_t> rows, Mat out) {
   const Mat normed = normed_.row_range(0, count);
   backend_.gather_rows(gathered, residual_.row_range(0, rows_), rows);
   backend_.rmsnorm(normed, Mat(), gathered, ConstMat(), model_.final_norm, model_.config.rms_norm_eps);
-  backend_.linear(out, normed, model_.output_embedding(), {});
+
+  const std::vector<AdapterGroup> groups = groups_among(groups_, rows);
+  const auto weight_of = [this](const AdapterGroup& group) -> const Weight& {
+    return head_of(group, model_);
+  };
+  for_each_run(groups, weight_of, [&](const Weight& weight, std::span<const AdapterGroup> run) {
+    const int begin = run.front().row_begin, end = run.back().row_end;
+    lora_groups_.clear();
+    for (const AdapterGroup& group : run) {
+      for (const Adapter::Term& term : group.terms()) {
+        const LoraWeight* lora = term.adapter->lm_head().lora.get();
+        if (lora != nullptr)
+          lora_groups_.push_back({group.row_begin - begin, group.row_end - begin, lora, term.factor});
+      }
+    }
+    const Mat to = out.row_range(begin, end - begin).columns(0, weight.rows());
+    backend_.linear(to, normed.row_range(begin, end - begin), weight, {}, lora_groups_);
+  });
+}
+
+void ForwardPass::embed(const Batch& batch, Mat out) {
+  const std::span<const int32_t> ids = batch.token_ids;
+  const auto ids_of = [&](int begin, int end) {
+    return ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
+  };
+  const auto weight_of = [this](const AdapterGroup& group) -> const Weight& {
+    return embedding_of(group, model_);
+  };
+  for_each_run(batch.groups, weight_of, [&](const Weight& weight, std::span<const AdapterGroup> run) {
+    const int begin = run.front().row_begin, end = run.back().row_end;
+    backend_.embed(out.row_range(begin, end - begin), weight, ids_of(begin, end));
+  });
+  for (const AdapterGroup& group : batch.groups) {
+    for (const Adapter::Term& term : group.terms()) {
+      const AdapterEmbedding& embedding = term.adapter->embedding();
+      if (embedding.a != nullptr)
+        add_embedding_pair(embedding, term.factor, ids_of(group.row_begin, group.row_end),
+                           group.rows_of(out));
+    }
+  }
+}
+
+/// out += factor · A[:, id]ᵀ·Bᵀ. A token's column of A is a row of an embedding of width r.
+void ForwardPass::add_embedding_pair(const AdapterEmbedding& embedding, float factor,
+                                     std::span<const int32_t> ids, Mat out) {
+  const int64_t rank = embedding.a->cols();
+  hidden_.resize(std::max(hidden_.size(), static_cast<size_t>(out.rows * rank)));
+  const Mat hidden(hidden_.data(), out.rows, rank);
+  const Mat added = delta_.row_range(0, out.rows);  // free until the first layer
+  backend_.embed(hidden, *embedding.a, ids);
+  backend_.linear(added, hidden, *embedding.b, {});
+  if (factor != 1.0f) {
+    const std::vector<float> factors(static_cast<size_t>(added.cols), factor);
+    backend_.scale_columns(added, factors);
+  }
+  backend_.add(out, added);
 }
 
 }  // namespace polylora

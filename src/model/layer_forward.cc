@@ -55,8 +55,10 @@ void LayerForward::project(Mat y, ConstMat x, int layer, Site site, const Batch&
   const Linear& linear = model_.layers[static_cast<size_t>(layer)].at(site);
   lora_groups_.clear();
   for (const AdapterGroup& group : batch.groups) {
-    const LoraWeight* weight = group.adapter == nullptr ? nullptr : group.adapter->weight(layer, site);
-    if (weight != nullptr) lora_groups_.push_back({group.row_begin, group.row_end, weight});
+    for (const Adapter::Term& term : group.terms()) {
+      const LoraWeight* weight = term.adapter->weight(layer, site);
+      if (weight != nullptr) lora_groups_.push_back({group.row_begin, group.row_end, weight, term.factor});
+    }
   }
   if (batch.adapter_input && !lora_groups_.empty()) {
     backend_.linear(y, x, *linear.weight, linear.bias);
@@ -65,10 +67,10 @@ void LayerForward::project(Mat y, ConstMat x, int layer, Site site, const Batch&
     backend_.linear(y, x, *linear.weight, linear.bias, lora_groups_);
   }
   for (const AdapterGroup& group : batch.groups) {
-    if (group.adapter == nullptr) continue;
-    const std::span<const float> gain = group.adapter->gain(layer, site);
-    if (!gain.empty())
-      backend_.scale_columns(y.row_range(group.row_begin, group.row_end - group.row_begin), gain);
+    for (const Adapter::Term& term : group.terms()) {
+      const std::span<const float> gain = term.adapter->gain(layer, site);
+      if (!gain.empty()) backend_.scale_columns(group.rows_of(y), gain, term.adapter->shift(layer, site));
+    }
   }
 }
 

@@ -40,8 +40,8 @@ class LayerForward {
   void run_until_activated(int layer, const Batch& batch, KvCache& cache, int cache_layer, ConstMat residual,
                            ConstMat delta, const LayerActivations& out);
 
-  /// The one place where LoRA happens: y = W·x (+ bias), and per group of rows y += scale · B·(A·x), with
-  /// DoRA y *= gain.
+  /// The one place where LoRA happens: y = W·x (+ bias), and per group of rows y += scale · B·(A·x), then
+  /// y * gain + shift where the adapter has them.
   void project(Mat y, ConstMat x, int layer, Site site, const Batch& batch);
 
   RopeTable rope() const { return {rope_.data(), max_positions_, model_.config.head_dim}; }

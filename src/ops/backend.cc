@@ -24,10 +24,13 @@ void check_spans(const KvCache& cache, int layer, int64_t batch_rows, std::span<
 }
 
 void check_groups(std::span<const LoraGroup> groups, int64_t batch_rows) {
+  int last_begin = 0;
   int last_end = 0;
   for (const LoraGroup& group : groups) {
-    check(group.row_begin >= last_end && group.row_end >= group.row_begin && group.row_end <= batch_rows,
-          "LoRA groups ascend without overlap");
+    const bool same_rows = group.row_begin == last_begin && group.row_end == last_end;
+    check(same_rows || group.row_begin >= last_end, "LoRA groups ascend, with rows of their own or the same");
+    check(group.row_end >= group.row_begin && group.row_end <= batch_rows, "rows of a LoRA group");
+    last_begin = group.row_begin;
     last_end = group.row_end;
   }
 }
@@ -145,9 +148,10 @@ void Backend::gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) {
   do_gather_rows(y, x, rows);
 }
 
-void Backend::scale_columns(Mat y, std::span<const float> gain) {
+void Backend::scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) {
   check(has_shape(y, y.rows, static_cast<int64_t>(gain.size())), "scale_columns: y is [T,N], gain [N]");
-  do_scale_columns(y, gain);
+  check(shift.empty() || shift.size() == gain.size(), "scale_columns: shift is [N]");
+  do_scale_columns(y, gain, shift);
 }
 
 std::unique_ptr<Backend> make_backend(const BackendOptions& options) {

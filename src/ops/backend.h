@@ -26,12 +26,14 @@
 
 namespace polylora {
 
-/// Rows [row_begin, row_end) of the batch use one adapter's pairs on the linear at hand; null = base only.
-/// Groups are ascending and do not overlap.
+/// Rows [row_begin, row_end) of the batch use one adapter's pairs on the linear at hand, times `factor`; null
+/// = base only. Groups are ascending; one follows the rows of another, or has the same rows: then both are
+/// added, in order.
 struct LoraGroup {
   int row_begin = 0;
   int row_end = 0;
   const LoraWeight* weight = nullptr;
+  float factor = 1.0f;
 };
 
 /// One sequence's share of the batch: rows [row_begin, row_begin+row_count) are its tokens at positions
@@ -88,7 +90,7 @@ class Backend {
   void linear(Mat y, ConstMat x, const Weight& w, std::span<const float> bias,
               std::span<const LoraGroup> groups = {});
 
-  /// Per group with a weight, for each of its pairs: y[rows, n-range] += scale * (x·Aᵀ)·Bᵀ.
+  /// Per group with a weight, for each of its pairs: y[rows, n-range] += factor * scale * (x·Aᵀ)·Bᵀ.
   void lora_delta(Mat y, ConstMat x, std::span<const LoraGroup> groups);
 
   /// Rotates each E-wide head of q[T,H*E] and k[T,G*E] in place (HF half-split rotation) by the row's
@@ -117,8 +119,9 @@ class Backend {
   /// y[M,D] = x[rows[M], D].
   void gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows);
 
-  /// y[T,N] *= gain[N] in every row (DoRA's magnitude over norm).
-  void scale_columns(Mat y, std::span<const float> gain);
+  /// y[T,N] = y * gain[N] + shift[N] in every row (DoRA's magnitude over norm, an adapter's biases). An empty
+  /// shift is 0.
+  void scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift = {});
 
  protected:
   virtual std::unique_ptr<Weight> do_pack_weight(const WeightSource& source, WeightFormat format) = 0;
@@ -138,7 +141,7 @@ class Backend {
   virtual void do_glu(Mat y, ConstMat gate_up, GluActivation activation) = 0;
   virtual void do_add(Mat y, ConstMat x) = 0;
   virtual void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) = 0;
-  virtual void do_scale_columns(Mat y, std::span<const float> gain) = 0;
+  virtual void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) = 0;
 };
 
 struct BackendOptions {

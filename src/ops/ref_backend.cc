@@ -40,6 +40,10 @@ class RefWeight final : public Weight {
   const QuantScheme& scheme() const { return scheme_; }
   const QuantGroup* group_row(int64_t row) const { return groups_.data() + row * (cols_ / kQuantGroup); }
 
+  void read_row(int64_t row, float* out) const override {
+    for (int64_t col = 0; col < cols_; ++col) out[col] = at(row, col);
+  }
+
   float at(int64_t row, int64_t col) const {
     if (!is_quantised()) return floats_[static_cast<size_t>(row * cols_ + col)];
     const QuantGroup& group = group_row(row)[col / kQuantGroup];
@@ -292,7 +296,9 @@ class RefBackend final : public TrainingBackend {
       check(lora.k() == x.cols && lora.n() == y.cols,
             "lora_delta: the adapter's widths are those of x and y");
       for (int64_t t = group.row_begin; t < group.row_end; ++t) {
-        for (const RefPair& pair : lora.pairs()) lora_row(y.row(t), x.row(t), pair, lora.k(), lora.dtype());
+        for (const RefPair& pair : lora.pairs()) {
+          lora_row(y.row(t), x.row(t), pair, group.factor, lora.k(), lora.dtype());
+        }
       }
     }
   }
@@ -363,9 +369,10 @@ class RefBackend final : public TrainingBackend {
     }
   }
 
-  void do_scale_columns(Mat y, std::span<const float> gain) override {
+  void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) override {
     for (int64_t t = 0; t < y.rows; ++t) {
-      for (int64_t n = 0; n < y.cols; ++n) y.row(t)[n] *= gain[static_cast<size_t>(n)];
+      for (size_t n = 0; n < gain.size(); ++n) y.row(t)[n] *= gain[n];
+      for (size_t n = 0; n < shift.size(); ++n) y.row(t)[n] += shift[n];
     }
   }
 
@@ -498,13 +505,13 @@ class RefBackend final : public TrainingBackend {
     }
   }
 
-  static void lora_row(float* y, const float* x, const RefPair& pair, int64_t k, DType dtype) {
+  static void lora_row(float* y, const float* x, const RefPair& pair, float factor, int64_t k, DType dtype) {
     std::vector<float> rounded(x, x + k);
     round_row(dtype, rounded);
     std::vector<float> h(static_cast<size_t>(pair.rank));
     for (int64_t r = 0; r < pair.rank; ++r) {
       const auto product = static_cast<float>(dot(rounded.data(), pair.a.data() + r * k, k));
-      h[static_cast<size_t>(r)] = pair.h_scale[static_cast<size_t>(r)] * product;
+      h[static_cast<size_t>(r)] = factor * pair.h_scale[static_cast<size_t>(r)] * product;
     }
     round_row(dtype, h);
     for (int64_t n = 0; n < pair.n_count; ++n) {

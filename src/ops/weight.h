@@ -44,6 +44,9 @@ class Weight {
   virtual int64_t rows() const = 0;  // N
   virtual int64_t cols() const = 0;  // K
   virtual size_t bytes() const = 0;  // resident
+
+  /// out[K] = row `row` as floats. Any thread; slow, for what is done once (DoRA's norms).
+  virtual void read_row(int64_t row, float* out) const = 0;
 };
 
 /// One LoRA pair on a row range of a (fused) linear: y[:, n_begin : n_begin+n_count] += scale * (x·Aᵀ)·Bᵀ.

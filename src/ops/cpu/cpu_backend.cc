@@ -145,7 +145,9 @@ class CpuBackend final : public TrainingBackend {
              [&](int64_t m) { std::copy_n(x.row(rows[static_cast<size_t>(m)]), y.cols, y.row(m)); });
   }
 
-  void do_scale_columns(Mat y, std::span<const float> gain) override { training_.scale_columns(y, gain); }
+  void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) override {
+    training_.scale_columns(y, gain, shift);
+  }
   void do_linear_dx(Mat dx, ConstMat dy, const Weight& w, bool accumulate) override {
     linear_dx_.run(dx, dy, as<const CpuWeight>(w), accumulate);
   }

@@ -44,12 +44,17 @@ bool LoraDelta::plan(ConstMat x, int64_t n, std::span<const LoraGroup> groups, c
   aligned_ = true;
   size_t x_bytes = 0;
   size_t h_bytes = 0;
+  int64_t h_rows = 0;
   for (const LoraGroup& group : groups) {
     if (group.weight == nullptr || group.row_begin == group.row_end) continue;
     const auto* lora = dynamic_cast<const CpuLora*>(group.weight);
     check(lora != nullptr, "the adapter was packed by another backend");
     check(lora->k() == x.cols && lora->n() == n, "lora_delta: the adapter's widths are those of x and y");
-    groups_.push_back({lora, group.row_begin, group.row_end});
+    const bool same_rows = !groups_.empty() && groups_.back().begin == group.row_begin;
+    check(!same_rows || groups_.back().lora->kind() == lora->kind(),
+          "adapters of the same rows have the same dtype");
+    groups_.push_back({lora, group.factor, group.row_begin, group.row_end, h_rows});
+    h_rows += group.row_end - group.row_begin;
     x_bytes = std::max(x_bytes, narrow_bytes(kernels_, lora->kind(), x.cols));
     h_bytes = std::max(h_bytes, narrow_bytes(kernels_, lora->kind(), lora->a_layout().n));
     for (const CpuLora::Pair& pair : lora->pairs()) aligned_ = aligned_ && pair.n_begin % kLanes == 0;
@@ -57,14 +62,14 @@ bool LoraDelta::plan(ConstMat x, int64_t n, std::span<const LoraGroup> groups, c
   }
   if (groups_.empty()) return false;
   x_.resize(x.rows, x_bytes);
-  h_.resize(x.rows, h_bytes);
+  h_.resize(h_rows, h_bytes);
   shrink_queue_.reset(static_cast<int64_t>(shrinks_.size()));
   return true;
 }
 
 void LoraDelta::plan_shrink(const Rows& group) {
   for (int64_t begin = group.begin; begin < group.end; begin += kRowsPerItem) {
-    const Rows rows{group.lora, begin, std::min(begin + kRowsPerItem, group.end)};
+    const Rows rows = group.part(begin, std::min(begin + kRowsPerItem, group.end));
     for (int64_t p = 0; p < group.lora->a_layout().panels(); ++p) shrinks_.push_back({rows, p});
   }
 }
@@ -103,8 +108,8 @@ void LoraDelta::shrink_item(const Shrink& item) {
   });
   const float* scale = lora.h_scale() + item.panel * kLanes;
   for (int64_t r = 0; r < rows; ++r) {
-    for (int lane = 0; lane < kLanes; ++lane) h[r][lane] *= scale[lane];
-    narrow_hidden(h_.row(item.rows.begin + r), lora, item.panel, h[r]);
+    for (int lane = 0; lane < kLanes; ++lane) h[r][lane] *= item.rows.factor * scale[lane];
+    narrow_hidden(h_.row(item.rows.h_begin + r), lora, item.panel, h[r]);
   }
 }
 
@@ -137,8 +142,9 @@ size_t LoraDelta::hidden_offset(const CpuLora::Pair& pair) const {
 template <typename Body>
 void LoraDelta::for_each_part(const OutputBlock& block, Body body) const {
   for (const Rows& group : groups_) {
-    const Rows rows{group.lora, std::max(group.begin, block.row_begin), std::min(group.end, block.row_end)};
-    if (rows.begin >= rows.end) continue;
+    const int64_t begin = std::max(group.begin, block.row_begin), end = std::min(group.end, block.row_end);
+    if (begin >= end) continue;
+    const Rows rows = group.part(begin, end);
     for (const CpuLora::Pair& pair : group.lora->pairs()) {
       const auto first_at_or_after = [&](int64_t panel) {
         return std::clamp<int64_t>(ceil_div(panel * kLanes - pair.n_begin, kLanes), 0,
@@ -172,7 +178,7 @@ void LoraDelta::expand_pair(Mat y, const Rows& rows, const CpuLora::Pair& pair, 
       .panels = pair.b + static_cast<size_t>(panels.begin) * layout.panel_bytes(),
       .panel_bytes = layout.panel_bytes(),
       .k = layout.k,
-      .x = h_.row(rows.begin) + hidden_offset(pair),
+      .x = h_.row(rows.h_begin) + hidden_offset(pair),
       .x_stride = h_.stride(),
       .rows = rows.end - rows.begin,
       .y = y.row(rows.begin) + pair.n_begin + first,

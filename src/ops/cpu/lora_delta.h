@@ -58,8 +58,14 @@ class LoraDelta {
  private:
   struct Rows {  // rows of the batch that use one adapter
     const CpuLora* lora;
+    float factor;
     int64_t begin;
     int64_t end;
+    int64_t h_begin;  // where the h of the first lies: rows with several adapters have several
+
+    Rows part(int64_t part_begin, int64_t part_end) const {
+      return {lora, factor, part_begin, part_end, h_begin + part_begin - begin};
+    }
   };
   struct Shrink {
     Rows rows;

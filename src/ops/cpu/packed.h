@@ -51,8 +51,7 @@ class CpuWeight final : public Weight {
   const std::byte* panels() const { return buffer_.data(); }
   int zero_point() const { return scheme_.zero_point; }
 
-  /// Row `row` as floats.
-  void read_row(int64_t row, float* out) const;
+  void read_row(int64_t row, float* out) const override;
 
  private:
   void read_quantised_row(const std::byte* panel, int64_t lane, float* out) const;

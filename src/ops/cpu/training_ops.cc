@@ -100,8 +100,11 @@ void TrainingOps::cross_entropy(std::span<float> loss, Mat logits, std::span<con
   });
 }
 
-void TrainingOps::scale_columns(Mat y, std::span<const float> gain) {
-  for_each(y.rows, y.rows * y.cols, [&](int64_t t) { training_.scale_by(y.row(t), gain.data(), y.cols); });
+void TrainingOps::scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) {
+  for_each(y.rows, y.rows * y.cols, [&](int64_t t) {
+    training_.scale_by(y.row(t), gain.data(), y.cols);
+    if (!shift.empty()) kernels_.add(y.row(t), shift.data(), y.cols);
+  });
 }
 
 void TrainingOps::scatter_rows(Mat y, ConstMat x, std::span<const int32_t> rows) {

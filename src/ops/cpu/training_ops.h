@@ -21,7 +21,7 @@ class TrainingOps {
   void glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluActivation activation);
   void cross_entropy(std::span<float> loss, Mat logits, std::span<const int32_t> targets,
                      std::span<const float> weights);
-  void scale_columns(Mat y, std::span<const float> gain);
+  void scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift);
   void scatter_rows(Mat y, ConstMat x, std::span<const int32_t> rows);
   void dropout(Mat y, ConstMat x, float p, const RandomKeys& keys, bool accumulate);
   void add_noise(Mat y, std::span<const float> scale, const RandomKeys& keys);

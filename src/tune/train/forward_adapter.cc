@@ -79,7 +79,7 @@ void ForwardAdapter::refresh() {
 void ForwardAdapter::set_gains() {
   for (int layer = 0; layer < model_.config.num_layers; ++layer) {
     for (const Site site : kSites) {
-      if (!trained_.gradients_at(layer, site).empty()) adapter_->set_gain(layer, site, gain_of(layer, site));
+      if (!trained_.gradients_at(layer, site).empty()) adapter_->set_columns(layer, site, gain_of(layer, site));
     }
   }
 }

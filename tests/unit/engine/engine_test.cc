@@ -68,7 +68,9 @@ class TestBackend : public Backend {
   void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
     inner_->gather_rows(y, x, rows);
   }
-  void do_scale_columns(Mat y, std::span<const float> gain) override { inner_->scale_columns(y, gain); }
+  void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) override {
+    inner_->scale_columns(y, gain, shift);
+  }
 
  private:
   const std::unique_ptr<Backend> inner_ = make_backend({.name = "cpu", .threads = 1});

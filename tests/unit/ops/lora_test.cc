@@ -69,9 +69,18 @@ TEST(LoraDelta, MatchesRef) {
     for (const auto& cpu : cpu_backends(2)) {
       const Packed weights(*cpu, adapters, dtype);
       const auto groups_of = [](const Packed& packed) {
-        return std::vector<LoraGroup>{{0, 1, packed[0]},    {1, 2, packed[1]},    {2, 4, nullptr},
-                                      {4, 5, packed[2]},    {5, 9, packed[3]},    {9, 9, packed[3]},
-                                      {10, 101, packed[0]}, {101, 108, packed[1]}};
+        return std::vector<LoraGroup>{{0, 1, packed[0]},
+                                      {1, 2, packed[1]},
+                                      {2, 4, nullptr},
+                                      {4, 5, packed[2]},
+                                      {5, 9, packed[3]},
+                                      {9, 9, packed[3]},
+                                      {10, 101, packed[0]},
+                                      {101, 108, packed[1]},
+                                      {108, 113, packed[0], 0.5f},
+                                      {108, 113, packed[3], -1.5f},
+                                      {108, 113, packed[0]},
+                                      {113, 130, packed[2], 2.0f}};
       };
       Matrix expected = base;
       Matrix actual = base;

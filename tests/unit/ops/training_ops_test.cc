@@ -270,11 +270,12 @@ TEST(TrainingOps, CrossEntropyOfMaskedAndRisingLogits) {
 
 TEST(TrainingOps, ScaleColumnsAndColumnDots) {
   for (const int64_t n : kWidths) {
-    const Matrix gain = Matrix::random(1, n, 12);
+    const Matrix gain = Matrix::random(1, n, 12), shift = Matrix::random(1, n, 19);
     const Strided a(23, n, 13), c(23, n, 14);
     const auto scale = [&](TrainingBackend& b) {
       Strided y(23, n, 15);
       b.scale_columns(y.view(), gain.values());
+      b.scale_columns(y.view(), gain.values(), shift.values());
       return y.all();
     };
     const auto dots = [&](TrainingBackend& b) {

@@ -151,7 +151,7 @@ TEST(TrainingPassGradients, DoraWithTheNormHeld) {
         std::vector<float> gain = magnitudes(layer, site, t.trained.values());
         const auto& norm = norms[static_cast<size_t>(layer) * kSiteCount + static_cast<size_t>(site)];
         for (size_t n = 0; n < gain.size(); ++n) gain[n] /= norm[n];
-        adapter->set_gain(layer, site, gain);
+        adapter->set_columns(layer, site, gain);
       }
     }
     return objective->accumulate(*t.pass, *adapter, all_of(*objective), kKey).loss;
