@@ -49,6 +49,7 @@ class AdapterBudget : public std::enable_shared_from_this<AdapterBudget> {
   }
 
   size_t max_bytes() const { return max_bytes_; }
+  int max_count() const { return max_count_; }
   size_t bytes() const {
     const std::scoped_lock lock(mutex_);
     return bytes_;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cmath>
 #include <condition_variable>
 #include <deque>
 #include <map>
@@ -13,14 +14,11 @@
 
 #include "base/error.h"
 #include "engine/adapter_budget.h"
+#include "engine/adapter_generation.h"
+#include "engine/adapter_stacks.h"
 
 namespace polylora {
 namespace {
-
-uint64_t next_generation_id() {
-  static std::atomic<uint64_t> last{0};
-  return ++last;
-}
 
 /// Weights with their share of the budget: both go when the last user goes.
 struct ResidentAdapter {
@@ -36,26 +34,10 @@ struct LoadedAdapter {
 
 }  // namespace
 
-/// A few hundred bytes; the files are opened again for every load, so that thousands of idle adapters hold
-/// neither descriptors nor maps.
-class AdapterGeneration {
- public:
-  const uint64_t id = next_generation_id();
-  std::string name;
-  std::filesystem::path path;
-  std::string base_model_name;
-  int64_t rank = 0;
-  std::atomic<uint64_t> content_hash{0};
-
-  // --- guarded by the registry's mutex
-  size_t bytes = 0;                        // estimate until first loaded
-  std::shared_ptr<const Adapter> weights;  // null: on disk
-  bool loading = false;
-  std::optional<Error> load_error;  // told once, then the next acquire() tries again
-  bool published = false;           // reachable by name
-  uint64_t last_used = 0;
-  double load_seconds = -1;
-};
+uint64_t next_generation_id() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
 
 struct AdapterRegistry::State {
   State(const ModelConfig& config_, Backend& backend_, const AdapterRegistryOptions& options_)
@@ -81,7 +63,8 @@ struct AdapterRegistry::State {
   uint64_t places_used = 0;
   uint64_t uses = 0;                              // clock of last_used
   std::map<uint64_t, AdapterGeneration*> by_use;  // last_used -> published and resident
-  std::set<std::string> adding;                   // names whose add() is under way
+  AdapterStacks stacks;
+  std::set<std::string> adding;  // names whose add() is under way
   std::deque<LoadJob> jobs;
   bool stopping = false;
 
@@ -96,6 +79,8 @@ struct AdapterRegistry::State {
   void touch(AdapterGeneration& generation);
   void publish(const AdapterLease& generation);
   void withdraw(AdapterGeneration& generation);
+  Acquired acquire(const AdapterLease& lease);
+  Acquired acquire_stack(const AdapterGeneration& stack);
 
   // --- without
   LoadedAdapter load(const AdapterGeneration& generation, const AdapterFile& file,
@@ -155,6 +140,7 @@ void AdapterRegistry::State::publish(const AdapterLease& generation) {
 
 void AdapterRegistry::State::withdraw(AdapterGeneration& generation) {
   generation.published = false;
+  stacks.forget(generation);
   by_use.erase(generation.last_used);
 }
 
@@ -255,6 +241,29 @@ void check_limits(const std::string& name, const AdapterFile& file, const Adapte
     fail(ErrorCode::kResourceExhausted,
          "LoRA adapter '{}' needs {} bytes, more than the {} bytes for adapters", name, bytes,
          options.memory_bytes);
+  }
+}
+
+void check_stack(std::span<const StackTerm> members, const AdapterBudget& budget) {
+  size_t bytes = 0;
+  for (const StackTerm& member : members) {
+    const std::string& name = member.adapter->name;
+    if (!member.adapter->stackable) {
+      fail(ErrorCode::kInvalidArgument,
+           "LoRA adapter '{}' cannot be combined with others: it has DoRA, biases or whole matrices", name);
+    }
+    if (!std::isfinite(member.weight))
+      fail(ErrorCode::kInvalidArgument, "The weight of LoRA adapter '{}' must be a finite number.", name);
+    const auto same = [&](const StackTerm& other) { return other.adapter == member.adapter; };
+    if (std::ranges::count_if(members, same) > 1)
+      fail(ErrorCode::kInvalidArgument, "LoRA adapter '{}' is given twice; give it one weight", name);
+    bytes += member.adapter->bytes;
+  }
+  const bool too_many = budget.max_count() > 0 && static_cast<int>(members.size()) > budget.max_count();
+  if (bytes > budget.max_bytes() || too_many) {
+    fail(ErrorCode::kResourceExhausted,
+         "The {} LoRA adapters need {} bytes together, more than there is room for ({} bytes)",
+         members.size(), bytes, budget.max_bytes());
   }
 }
 
@@ -381,25 +390,58 @@ int AdapterRegistry::resident_count() const {
   return state_->budget->count();
 }
 
+AdapterLease AdapterRegistry::stack(std::span<const StackTerm> members) {
+  const std::scoped_lock lock(state_->mutex);
+  check_stack(members, *state_->budget);
+  return state_->stacks.get(members);
+}
+
 AdapterRegistry::Acquired AdapterRegistry::acquire(const AdapterLease& lease) {
   check(lease != nullptr, "the base model has no weights to acquire");
   const std::scoped_lock lock(state_->mutex);
+  return state_->acquire(lease);
+}
+
+AdapterRegistry::Acquired AdapterRegistry::State::acquire(const AdapterLease& lease) {
+  if (!lease->members.empty()) return acquire_stack(*lease);
   if (lease->weights != nullptr) {
-    state_->touch(*lease);
+    touch(*lease);
     return {Residency::kReady, lease->weights, std::nullopt};
   }
   if (lease->loading) return {Residency::kLoading, nullptr, std::nullopt};
   if (lease->load_error) return {Residency::kFailed, nullptr, std::exchange(lease->load_error, std::nullopt)};
-  auto reservation = state_->reserve(lease->bytes, nullptr);
+  auto reservation = reserve(lease->bytes, nullptr);
   if (!reservation) return {Residency::kNoRoom, nullptr, std::nullopt};
   lease->loading = true;
-  state_->jobs.push_back({lease, std::move(*reservation)});
-  state_->changed.notify_all();
+  jobs.push_back({lease, std::move(*reservation)});
+  changed.notify_all();
   return {Residency::kLoading, nullptr, std::nullopt};
+}
+
+/// Asks for all members, so that what is missing is read at once; those that are there stay while this is
+/// decided.
+AdapterRegistry::Acquired AdapterRegistry::State::acquire_stack(const AdapterGeneration& stack) {
+  std::vector<std::pair<std::shared_ptr<const Adapter>, float>> terms;
+  Acquired missing{Residency::kReady, nullptr, std::nullopt};
+  for (const StackTerm& member : stack.members) {
+    Acquired acquired = acquire(member.adapter);
+    if (acquired.residency == Residency::kFailed) return acquired;
+    if (acquired.residency != Residency::kReady) {
+      missing = std::move(acquired);
+    } else {
+      terms.emplace_back(std::move(acquired.adapter), member.weight);
+    }
+  }
+  if (missing.residency != Residency::kReady) return missing;
+  return {Residency::kReady, std::make_shared<const Adapter>(terms), std::nullopt};
 }
 
 const std::string& adapter_name(const AdapterLease& lease) {
   return lease->name;
+}
+
+int adapter_vocab_size(const AdapterLease& lease, int base_vocab_size) {
+  return lease == nullptr || lease->vocab_size == 0 ? base_vocab_size : lease->vocab_size;
 }
 
 uint64_t adapter_generation_id(const AdapterLease& lease) {

@@ -15,6 +15,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -70,6 +71,11 @@ class AdapterRegistry {
   /// A lease on the current generation; null when the name is unknown.
   AdapterLease lease(std::string_view name) const;
 
+  /// A lease on several adapters at once, W·x + Σ weight·B·(A·x). Throws kInvalidArgument for a member that
+  /// is no sum of pairs (DoRA, biases, matrices of its own), for weights that are not finite and for members
+  /// given twice; kResourceExhausted when the budget cannot hold all members.
+  AdapterLease stack(std::span<const StackTerm> members);
+
   std::vector<AdapterInfo> list() const;  // in order of registration
   size_t resident_bytes() const;
   int resident_count() const;
@@ -94,6 +100,7 @@ class AdapterRegistry {
 
 /// Facts of a lease that others may read.
 const std::string& adapter_name(const AdapterLease& lease);
+int adapter_vocab_size(const AdapterLease& lease, int base_vocab_size);  // token ids are below it
 uint64_t adapter_generation_id(const AdapterLease& lease);  // unique per process; 0 for the base model
 uint64_t adapter_content_hash(const AdapterLease& lease);   // 0 until its weights were first read
 

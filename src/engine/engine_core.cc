@@ -88,7 +88,7 @@ std::vector<int32_t> known_eos_ids(const ModelConfig& config) {
   return ids;
 }
 
-bool contains(const std::vector<int32_t>& ids, int32_t id) {
+bool contains(std::span<const int32_t> ids, int32_t id) {
   return std::ranges::find(ids, id) != ids.end();
 }
 
@@ -105,10 +105,8 @@ EngineCore::EngineCore(const Model& model, Backend& backend, AdapterRegistry& re
           [&registry](const Sequence& sequence) { return registry.acquire(sequence.request.adapter); }),
       forward_(model, backend, options.max_num_batched_tokens, options.max_model_len),
       sampler_(model.config.vocab_size, sampler_threads()),
-      logits_buffer_(static_cast<size_t>(options.max_num_seqs) *
-                     static_cast<size_t>(model.config.vocab_size) * sizeof(float)),
-      logits_(logits_buffer_.as<float>(), options.max_num_seqs, model.config.vocab_size),
       eos_ids_(known_eos_ids(model.config)) {
+  logits_rows(options.max_num_seqs, model.config.vocab_size);  // room from the start
   counters_.kv_pages = pages_.total();
 }
 
@@ -210,14 +208,33 @@ void EngineCore::sample(const Plan& plan) {
     inputs_.push_back({.params = &sequence.request.sampling,
                        .prompt = tokens.first(prompt_size),
                        .output = tokens.subspan(prompt_size),
-                       .eos_ids = eos_ids_,
+                       .eos_ids = eos_ids_of(sequence),
+                       .vocab_size = vocab_size_of(sequence),
                        .key = sequence.sampling_key});
   }
   outputs_.assign(inputs_.size(), {});
   if (inputs_.empty()) return;
-  const Mat logits = logits_.row_range(0, static_cast<int64_t>(inputs_.size()));
+  const auto widest = std::ranges::max(inputs_, {}, &SamplingInput::vocab_size).vocab_size;
+  const Mat logits = logits_rows(static_cast<int64_t>(inputs_.size()), widest);
   forward_.logits(sampled_rows_, logits);
   sampler_.sample(logits, inputs_, outputs_);
+}
+
+/// Only an adapter with an lm_head of its own makes the rows wider than the model's vocabulary.
+Mat EngineCore::logits_rows(int64_t rows, int vocab_size) {
+  const size_t bytes = static_cast<size_t>(rows) * static_cast<size_t>(vocab_size) * sizeof(float);
+  if (logits_buffer_.size() < bytes) logits_buffer_ = HugeBuffer(bytes);
+  sampler_.reserve(vocab_size);
+  return {logits_buffer_.as<float>(), rows, vocab_size};
+}
+
+int EngineCore::vocab_size_of(const Sequence& sequence) const {
+  return adapter_vocab_size(sequence.request.adapter, model_.config.vocab_size);
+}
+
+std::span<const int32_t> EngineCore::eos_ids_of(const Sequence& sequence) const {
+  const std::vector<int32_t>& own = sequence.request.eos_token_ids;
+  return own.empty() ? eos_ids_ : own;
 }
 
 /// The row at position p tells how likely the prompt's token p + 1 was. What a preempted request has scored
@@ -235,7 +252,7 @@ void EngineCore::score_prompt(const Plan::Entry& entry, int row_begin) {
     for (int token = scored(); token < scored() + count; ++token) {
       rows.push_back(row_begin + token - 1 - sequence.computed);
     }
-    const Mat logits = logits_.row_range(0, count);
+    const Mat logits = logits_rows(count, vocab_size_of(sequence));
     forward_.logits(rows, logits);
     scores_.assign(rows.size(), {});
     const auto tokens = std::span(sequence.tokens).subspan(static_cast<size_t>(scored()), rows.size());
@@ -269,7 +286,7 @@ void EngineCore::take_token(Sequence& sequence, TokenOutput output, EngineClock:
   event.tokens.push_back(std::move(output));
   ++counters_.generation_tokens;
 
-  if (!params.ignore_eos && contains(eos_ids_, id)) {
+  if (!params.ignore_eos && contains(eos_ids_of(sequence), id)) {
     end(sequence, finish_with(FinishReason::kStop), std::move(event));
   } else if (contains(params.stop_token_ids, id)) {
     end(sequence, finish_with_stop_token(id), std::move(event));

@@ -52,6 +52,9 @@ class EngineCore {
   void sample(const Plan& plan);
   void report(const Plan& plan);
 
+  Mat logits_rows(int64_t rows, int vocab_size);
+  int vocab_size_of(const Sequence& sequence) const;
+  std::span<const int32_t> eos_ids_of(const Sequence& sequence) const;
   void score_prompt(const Plan::Entry& entry, int row_begin);
   void take_token(Sequence& sequence, TokenOutput output, EngineClock::time_point now);
   void fail_step(const Plan* plan, const Error& error);
@@ -66,7 +69,6 @@ class EngineCore {
   ForwardPass forward_;
   Sampler sampler_;
   HugeBuffer logits_buffer_;
-  Mat logits_;  // [max_num_seqs, V]
   const std::vector<int32_t> eos_ids_;
 
   std::unordered_map<uint64_t, std::unique_ptr<Sequence>> sequences_;  // by number

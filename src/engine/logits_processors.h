@@ -16,7 +16,8 @@ struct SamplingInput {
   std::span<const int32_t> prompt;
   std::span<const int32_t> output;  // sampled so far
   std::span<const int32_t> eos_ids;
-  uint64_t key = 0;  // of the random numbers; the counter is output.size()
+  int vocab_size = 0;  // of the row: what the logits have beyond it is not looked at; 0: all
+  uint64_t key = 0;    // of the random numbers; the counter is output.size()
 };
 
 class LogitsProcessors {

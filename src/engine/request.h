@@ -18,6 +18,14 @@ class AdapterGeneration;
 /// Pins one generation of an adapter: a request keeps it through reload and unload. Null = the base model.
 using AdapterLease = std::shared_ptr<AdapterGeneration>;
 
+/// One of the adapters that a stack adds to the base model, times its weight.
+struct StackTerm {
+  AdapterLease adapter;
+  float weight = 1.0f;
+
+  bool operator==(const StackTerm&) const = default;
+};
+
 /// Names, meanings and defaults are vLLM's SamplingParams.
 struct SamplingParams {
   float temperature = 1.0f;  // < 1e-5: greedy
@@ -85,8 +93,9 @@ using EventSink = std::function<void(Event&&)>;
 struct Request {
   std::vector<int32_t> prompt;  // token ids, not empty
   SamplingParams sampling;
-  AdapterLease adapter;  // null: base model
-  int priority = 0;      // with the priority policy: lower runs first
+  AdapterLease adapter;                // null: base model
+  std::vector<int32_t> eos_token_ids;  // end the request; empty: the model's
+  int priority = 0;                    // with the priority policy: lower runs first
   EventSink sink;
 };
 

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "base/error.h"
+#include "engine/adapter_registry.h"
 
 namespace polylora {
 namespace {
@@ -96,9 +97,10 @@ EngineOptions checked_options(EngineOptions options, const ModelConfig& config) 
 }
 
 void check_request(const Request& request, const EngineOptions& options, const ModelConfig& config) {
+  const int vocab_size = adapter_vocab_size(request.adapter, config.vocab_size);
   check_sampling(request.sampling);
-  check_token_lists(request.sampling, config.vocab_size);
-  check_prompt(request, options.max_model_len, config.vocab_size);
+  check_token_lists(request.sampling, vocab_size);
+  check_prompt(request, options.max_model_len, vocab_size);
 }
 
 }  // namespace polylora

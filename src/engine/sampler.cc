@@ -52,8 +52,14 @@ int32_t Sampler::Workspace::draw(std::span<float> logits, const SamplingInput& i
   return distribution.draw(random_uniform(input.key, 0, input.output.size()));
 }
 
-Sampler::Sampler(int vocab_size, int threads) : pool_(threads) {
+Sampler::Sampler(int vocab_size, int threads) : vocab_size_(vocab_size), pool_(threads) {
   for (int i = 0; i < pool_.size(); ++i) workspaces_.emplace_back(vocab_size);
+}
+
+void Sampler::reserve(int vocab_size) {
+  if (vocab_size <= vocab_size_) return;
+  vocab_size_ = vocab_size;
+  for (Workspace& workspace : workspaces_) workspace = Workspace(vocab_size);
 }
 
 void Sampler::sample(Mat logits, std::span<const SamplingInput> inputs, std::span<TokenOutput> outputs) {
@@ -63,7 +69,8 @@ void Sampler::sample(Mat logits, std::span<const SamplingInput> inputs, std::spa
   for_each_row(static_cast<int64_t>(inputs.size()), threaded, [&](Workspace& workspace, int64_t row) {
     const SamplingInput& input = inputs[static_cast<size_t>(row)];
     TokenOutput& output = outputs[static_cast<size_t>(row)];
-    const std::span<float> values = row_of(logits, row);
+    const int64_t vocab_size = input.vocab_size > 0 ? input.vocab_size : logits.cols;
+    const std::span<float> values = row_of(logits, row).first(static_cast<size_t>(vocab_size));
     const int wanted = input.params->logprobs;
     if (wanted < 0) {
       output.id = workspace.draw(values, input);

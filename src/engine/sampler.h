@@ -20,6 +20,9 @@ class Sampler {
  public:
   Sampler(int vocab_size, int threads);
 
+  /// Makes room for rows of a larger vocabulary.
+  void reserve(int vocab_size);
+
   /// outputs[r] = the token drawn from logits[r] (and its logprobs, if wanted). Changes the logits.
   void sample(Mat logits, std::span<const SamplingInput> inputs, std::span<TokenOutput> outputs);
 
@@ -45,6 +48,7 @@ class Sampler {
   using RowBody = std::function<void(Workspace&, int64_t row)>;
   void for_each_row(int64_t rows, bool threaded, const RowBody& body);
 
+  int vocab_size_;
   ThreadPool pool_;
   std::vector<Workspace> workspaces_;  // one per thread
 };

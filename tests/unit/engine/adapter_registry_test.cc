@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <limits>
 #include <thread>
 
 #include "engine/tiny_model.h"
@@ -78,6 +79,37 @@ TEST_F(AdapterRegistryTest, LoadsNowOrOnFirstUse) {
   EXPECT_NE(adapter_content_hash(lazy), 0u);
   EXPECT_EQ(registry->resident_count(), 2);
   EXPECT_EQ(registry->lease("unknown"), nullptr);
+}
+
+TEST_F(AdapterRegistryTest, EqualStacksAreOneGenerationAsLongAsTheirMembersHaveNames) {
+  auto registry = make();
+  for (unsigned i : {1u, 2u}) registry->add("a" + std::to_string(i), adapter(i), LoadMode::kLazy, false);
+  const AdapterLease one = registry->lease("a1"), two = registry->lease("a2");
+  const auto stack = [&](std::vector<StackTerm> members) { return registry->stack(members); };
+  const AdapterLease both = stack({{one, 1.0f}, {two, 0.5f}});
+  EXPECT_EQ(adapter_name(both), "a1+0.5*a2");
+  EXPECT_EQ(both, stack({{one, 1.0f}, {two, 0.5f}}));
+  EXPECT_NE(both, stack({{one, 1.0f}, {two, 0.25f}}));
+  const auto acquired = acquire(*registry, both);
+  ASSERT_EQ(acquired.residency, Residency::kReady);
+  EXPECT_EQ(acquired.adapter->terms().size(), 2u);
+  EXPECT_EQ(registry->resident_count(), 2);
+
+  registry->remove("a2");
+  EXPECT_NE(both, stack({{one, 1.0f}, {two, 0.5f}}));
+  EXPECT_EQ(acquire(*registry, both).residency, Residency::kReady) << "a running request keeps its stack";
+}
+
+TEST_F(AdapterRegistryTest, RefusesSenselessStacks) {
+  auto registry = make(bytes_of_one() * 3 / 2);
+  for (unsigned i : {1u, 2u}) registry->add("a" + std::to_string(i), adapter(i), LoadMode::kLazy, false);
+  const AdapterLease one = registry->lease("a1"), two = registry->lease("a2");
+  const auto stack = [&](std::vector<StackTerm> members) {
+    return code_of([&] { registry->stack(members); });
+  };
+  EXPECT_EQ(stack({{one, 1.0f}, {one, 2.0f}}), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(stack({{one, std::numeric_limits<float>::infinity()}}), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(stack({{one, 1.0f}, {two, 1.0f}}), ErrorCode::kResourceExhausted);
 }
 
 TEST_F(AdapterRegistryTest, RefusesWhatItCannotServe) {

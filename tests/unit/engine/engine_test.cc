@@ -172,6 +172,12 @@ class EngineTest : public ::testing::Test {
     return r;
   }
 
+  AdapterLease stack(const std::vector<std::pair<std::string, float>>& members) {
+    std::vector<StackTerm> terms;
+    for (const auto& [name, weight] : members) terms.push_back({registry_.lease(name), weight});
+    return registry_.stack(terms);
+  }
+
   /// Requests of every kind; prompts share prefixes within and across adapters.
   std::vector<Request> mixed_requests(int count) {
     std::mt19937 random(5);
@@ -183,6 +189,9 @@ class EngineTest : public ::testing::Test {
       for (int p = 0; p < length; ++p) prompt.push_back(p < shared ? 5 + p : 3 + below(150));
       Request r =
           request(std::move(prompt), 1 + below(40), i % 4 == 0 ? "" : "a" + std::to_string(below(kAdapters)));
+      if (i % 7 == 3)
+        r.adapter =
+            stack({{"a" + std::to_string(below(4)), 0.7f}, {"a" + std::to_string(4 + below(4)), -1.0f}});
       r.sampling.ignore_eos = below(2) == 0;
       if (below(2) == 0) {
         r.sampling.temperature = 1.1f;
@@ -262,6 +271,36 @@ TEST_F(EngineTest, AdaptersMatter) {
   EXPECT_NE(base.ids, first.ids);
   EXPECT_NE(first.ids, second.ids);
   EXPECT_EQ(first.ids, run_one(engine, request(prompt, 20, "a1")).ids);
+}
+
+TEST_F(EngineTest, AStackAddsEachMemberTimesItsWeight) {
+  const auto halved = testing::write_adapter(folder_ / "halved", 3, 4);
+  std::ofstream(halved / "adapter_config.json") << R"({"peft_type":"LORA","r":4,"lora_alpha":4})";
+  registry_.add("halved", halved, AdapterRegistry::LoadMode::kNow, false);
+  Engine engine(model_, backend_, registry_, options());
+  const auto ask = [&](const AdapterLease& adapter) {
+    Request r = request({5, 6, 7, 8}, 20);
+    r.sampling.logprobs = 3;
+    r.adapter = adapter;
+    return run_one(engine, std::move(r));
+  };
+  const Reply one = ask(registry_.lease("a3")), half = ask(registry_.lease("halved"));
+  expect_same(ask(stack({{"a3", 0.5f}})), half);
+  expect_same(ask(stack({{"a3", 1.0f}, {"a4", 0.0f}})), one);
+  expect_same(ask(stack({{"a3", 0.25f}, {"a4", 0.0f}, {"halved", 0.5f}})), half);
+  EXPECT_NE(ask(stack({{"a3", 1.0f}, {"a4", 1.0f}})).ids, one.ids);
+}
+
+TEST_F(EngineTest, ARequestMayBringItsOwnEndTokens) {
+  Engine engine(model_, backend_, registry_, options());
+  Request r = request({5, 6, 7, 8}, 20);
+  const Reply all = run_one(engine, r);
+  r.sampling.ignore_eos = false;
+  r.eos_token_ids = {all.ids[4]};
+  const Reply ended = run_one(engine, r);
+  EXPECT_EQ(ended.finish->reason, FinishReason::kStop);
+  EXPECT_LE(ended.ids.size(), 5u);
+  EXPECT_EQ(ended.ids.back(), all.ids[4]);
 }
 
 TEST_F(EngineTest, RepliesAreBitIdenticalAloneAndTogether) {

@@ -1,0 +1,57 @@
+#include "engine/adapter_stacks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "engine/adapter_generation.h"
+
+namespace polylora {
+namespace {
+
+constexpr size_t kMostStacks = 256;
+
+std::string stack_name(std::span<const StackTerm> members) {
+  std::string name;
+  for (const StackTerm& member : members) {
+    if (!name.empty()) name += '+';
+    if (member.weight != 1.0f) name += fmt::format("{:g}*", member.weight);
+    name += member.adapter->name;
+  }
+  return name;
+}
+
+AdapterLease make_stack(std::span<const StackTerm> members) {
+  auto stack = std::make_shared<AdapterGeneration>();
+  stack->name = stack_name(members);
+  stack->members.assign(members.begin(), members.end());
+  for (const StackTerm& member : members) stack->rank += member.adapter->rank;
+  return stack;
+}
+
+}  // namespace
+
+AdapterLease AdapterStacks::get(std::span<const StackTerm> members) {
+  const auto known = std::ranges::find_if(
+      recent_, [&](const AdapterLease& stack) { return std::ranges::equal(stack->members, members); });
+  AdapterLease stack;
+  if (known != recent_.end()) {
+    stack = std::move(*known);
+    recent_.erase(known);
+  } else {
+    stack = make_stack(members);
+  }
+  if (std::ranges::all_of(members, [](const StackTerm& member) { return member.adapter->published; }))
+    recent_.push_back(stack);
+  if (recent_.size() > kMostStacks) recent_.pop_front();
+  return stack;
+}
+
+void AdapterStacks::forget(const AdapterGeneration& member) {
+  std::erase_if(recent_, [&](const AdapterLease& stack) {
+    return std::ranges::any_of(stack->members,
+                               [&](const StackTerm& term) { return term.adapter.get() == &member; });
+  });
+}
+
+}  // namespace polylora
