@@ -440,6 +440,13 @@ const std::string& adapter_name(const AdapterLease& lease) {
   return lease->name;
 }
 
+std::vector<std::string> adapter_names(const AdapterLease& lease) {
+  if (lease->members.empty()) return {lease->name};
+  std::vector<std::string> names;
+  for (const StackTerm& member : lease->members) names.push_back(member.adapter->name);
+  return names;
+}
+
 int adapter_vocab_size(const AdapterLease& lease, int base_vocab_size) {
   return lease == nullptr || lease->vocab_size == 0 ? base_vocab_size : lease->vocab_size;
 }

@@ -100,6 +100,7 @@ class AdapterRegistry {
 
 /// Facts of a lease that others may read.
 const std::string& adapter_name(const AdapterLease& lease);
+std::vector<std::string> adapter_names(const AdapterLease& lease);  // a stack's members'
 int adapter_vocab_size(const AdapterLease& lease, int base_vocab_size);  // token ids are below it
 uint64_t adapter_generation_id(const AdapterLease& lease);  // unique per process; 0 for the base model
 uint64_t adapter_content_hash(const AdapterLease& lease);   // 0 until its weights were first read

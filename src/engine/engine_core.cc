@@ -88,6 +88,10 @@ std::vector<int32_t> known_eos_ids(const ModelConfig& config) {
   return ids;
 }
 
+void insert_once(std::vector<std::string>& names, const std::string& name) {
+  if (std::ranges::find(names, name) == names.end()) names.push_back(name);
+}
+
 bool contains(std::span<const int32_t> ids, int32_t id) {
   return std::ranges::find(ids, id) != ids.end();
 }
@@ -354,8 +358,10 @@ EngineStats EngineCore::stats() const {
     if (load.waits_for_weights) stats.waiting_for_adapter += load.waiting;
     const AdapterLease& adapter = load.example->request.adapter;
     if (adapter == nullptr) continue;
-    if (load.running > 0) stats.running_adapters.push_back(adapter_name(adapter));
-    if (load.waiting > 0) stats.waiting_adapters.push_back(adapter_name(adapter));
+    for (const std::string& name : adapter_names(adapter)) {
+      if (load.running > 0) insert_once(stats.running_adapters, name);
+      if (load.waiting > 0) insert_once(stats.waiting_adapters, name);
+    }
   }
   return stats;
 }

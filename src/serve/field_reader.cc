@@ -234,4 +234,22 @@ std::optional<std::vector<std::pair<int32_t, float>>> FieldReader::biases(const 
   return biases;
 }
 
+std::optional<std::vector<WeightedName>> FieldReader::weighted_names(const char* key) {
+  const Json* list = array(key);
+  if (list == nullptr) return std::nullopt;
+  std::vector<WeightedName> names;
+  for (size_t i = 0; i < list->size(); ++i) {
+    const Json& item = (*list)[i];
+    const std::string loc = fmt::format("body.{}.{}", key, i);
+    if (!item.is_object() || !item.contains("name") || !item["name"].is_string()) {
+      report("missing", loc + ".name", "Field required: {\"name\": an adapter, \"weight\": a number}", &item);
+      continue;
+    }
+    WeightedName& name = names.emplace_back(WeightedName{.name = item["name"].get<std::string>()});
+    if (!item.contains("weight") || item["weight"].is_null()) continue;
+    name.weight = static_cast<float>(to_number(item["weight"], loc + ".weight").value_or(1.0));
+  }
+  return names;
+}
+
 }  // namespace polylora

@@ -13,6 +13,12 @@
 
 namespace polylora {
 
+/// {"name": "a", "weight": 0.5}: one of several adapters of a request.
+struct WeightedName {
+  std::string name;
+  float weight = 1.0f;
+};
+
 /// Reads one request body. Wrong types are collected, not thrown, so that a client learns of all of them at
 /// once; finish() throws them. Readers return nothing for a member that is absent, null or wrong.
 class FieldReader {
@@ -30,6 +36,8 @@ class FieldReader {
   std::optional<std::vector<std::string>> strings(const char* key, bool or_one);
   /// {"<token id>": bias}
   std::optional<std::vector<std::pair<int32_t, float>>> biases(const char* key);
+  /// A list of objects with a `name` and, unless it is 1, a `weight`.
+  std::optional<std::vector<WeightedName>> weighted_names(const char* key);
   /// The member itself when it is an object or a list respectively.
   const Json* object(const char* key);
   const Json* array(const char* key);

@@ -262,7 +262,7 @@ std::string request_id(const GenerationFields& request, const HttpRequest& http)
 GenerationPlan begin_plan(const ServeContext& context, const GenerationFields& request,
                           const HttpRequest& http, std::string_view id_prefix) {
   GenerationPlan plan;
-  plan.model = choose_model(context, request.model);
+  plan.model = choose_model(context, request.model, request.adapters);
   plan.n = request.n;
   plan.output.stop = request.stop;
   plan.output.include_stop_str_in_output = request.include_stop_str_in_output;

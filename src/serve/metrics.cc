@@ -124,7 +124,7 @@ struct Metrics::State {
   }
 
   Series& series_of(const std::string& adapter) {
-    const bool loaded = adapter.empty() || registry.lease(adapter) != nullptr;
+    const bool loaded = adapter.empty() || adapter == kStackLabel || registry.lease(adapter) != nullptr;
     const std::string& label = loaded ? adapter : kUnloaded;
     const auto found = series.find(label);
     return found != series.end() ? found->second : make_series(label);

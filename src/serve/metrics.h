@@ -13,6 +13,10 @@
 
 namespace polylora {
 
+/// What stands for an adapter's name when several are combined: their number must not follow from what
+/// clients think up.
+inline constexpr const char* kStackLabel = "(stack)";
+
 /// One engine request that ended.
 struct FinishedRequest {
   std::string adapter;  // empty: the base model

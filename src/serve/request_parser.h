@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "serve/field_reader.h"
 #include "serve/json_body.h"
 #include "serve/server.h"
 
@@ -29,10 +30,13 @@ struct RequestRules {
 
 RequestRules request_rules(const ServerOptions& options, const ServedModel& model, bool priority_scheduling);
 
+inline constexpr size_t kMaxStackedAdapters = 16;
+
 /// The fields that completions and chat share.
 struct GenerationFields {
-  std::string model;              // empty: the base model
-  std::optional<int> max_tokens;  // absent: the route's default
+  std::string model;                   // empty: the base model
+  std::vector<WeightedName> adapters;  // to be put on it together, besides what `model` says
+  std::optional<int> max_tokens;       // absent: the route's default
   int n = 1;
   /// All but max_tokens and the tokenized bad words. `seed` is the first choice's.
   SamplingParams sampling;

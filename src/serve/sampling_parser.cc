@@ -95,6 +95,7 @@ void check_choices(const GenerationFields& in, const RequestRules& rules) {
 
 void read_generation_fields(FieldReader& fields, const RequestRules& rules, GenerationFields& out) {
   out.model = fields.string("model").value_or("");
+  out.adapters = fields.weighted_names("adapters").value_or(std::vector<WeightedName>{});
   out.n = fields.small_integer("n").value_or(1);
   read_sampling(fields, rules, out.sampling);
   out.stop = fields.strings("stop", true).value_or(std::vector<std::string>{});
@@ -115,6 +116,9 @@ void read_generation_fields(FieldReader& fields, const RequestRules& rules, Gene
 void check_generation_fields(const FieldReader& fields, const RequestRules& rules,
                              const GenerationFields& in) {
   check_choices(in, rules);
+  if (in.adapters.size() > kMaxStackedAdapters)
+    fail_parameter("adapters", fmt::format("a request can combine at most {} adapters, got {}.",
+                                           kMaxStackedAdapters, in.adapters.size()));
   check_ranges(in.sampling);
   if (in.max_tokens) {
     check_integer("max_tokens", *in.max_tokens, *in.max_tokens >= (in.echo ? 0 : 1), "at least 1");
@@ -153,27 +157,12 @@ void check_logprobs(std::string_view param, std::string_view what, int count, co
 }
 
 void refuse_unsupported_fields(const FieldReader& fields) {
-  static constexpr std::array kUnsupported = {"suffix",
-                                              "structured_outputs",
-                                              "guided_json",
-                                              "guided_regex",
-                                              "guided_choice",
-                                              "guided_grammar",
-                                              "structural_tag",
-                                              "prompt_embeds",
-                                              "adapters",
-                                              "chat_template",
-                                              "mm_processor_kwargs",
-                                              "logits_processors",
-                                              "functions",
-                                              "function_call",
-                                              "thinking_token_budget",
-                                              "prediction",
-                                              "audio",
-                                              "modalities",
-                                              "kv_transfer_params",
-                                              "logit_processors",
-                                              "web_search_options"};
+  static constexpr std::array kUnsupported = {
+      "suffix",        "structured_outputs",    "guided_json",       "guided_regex",
+      "guided_choice", "guided_grammar",        "structural_tag",    "prompt_embeds",
+      "chat_template", "mm_processor_kwargs",   "logits_processors", "functions",
+      "function_call", "thinking_token_budget", "prediction",        "audio",
+      "modalities",    "kv_transfer_params",    "logit_processors",  "web_search_options"};
   for (const char* key : kUnsupported) {
     const Json* value = fields.find(key);
     const bool empty = value == nullptr || (value->is_structured() && value->empty()) || *value == "";

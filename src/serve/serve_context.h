@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "engine/adapter_registry.h"
@@ -35,12 +36,15 @@ struct ServeContext {
 /// Which weights a request's `model` means.
 struct ModelChoice {
   std::string echoed;   // the answer's "model"
-  std::string adapter;  // empty: the base model
+  std::string adapter;  // in metrics; empty: the base model
   AdapterLease lease;   // null: the base model
 };
 
-/// Throws vLLM's 404 for an unknown name.
-ModelChoice choose_model(const ServeContext& context, const std::string& name);
+/// `name` is a base model, an adapter, or adapters joined by '+', each with weight 1; `adapters`, unless
+/// empty, are put on the base model that `name` names. Throws vLLM's 404 for an unknown name, and what
+/// AdapterRegistry::stack throws.
+ModelChoice choose_model(const ServeContext& context, const std::string& name,
+                         std::span<const WeightedName> adapters = {});
 
 /// Bodies above this many bytes are parsed and tokenized off the HTTP threads.
 inline constexpr size_t kInlineBodyBytes = 16 * 1024;

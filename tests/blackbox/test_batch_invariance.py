@@ -1,5 +1,5 @@
 """A reply does not depend on its neighbours: bit for bit, ids and logprobs, alone or among 64 requests over 16
-adapters and the base, chunked, cached or not."""
+adapters, a stack of them and the base, chunked, cached or not."""
 
 import concurrent.futures
 import json
@@ -25,6 +25,8 @@ def make_requests(count, rng):
         body = {"model": "base" if i % 17 == 16 else f"a{i % 17:02d}",
                 "prompt": (prefix + own if i % 3 == 0 else own), "max_tokens": rng.choice((4, 12, 24)),
                 "ignore_eos": True, "logprobs": 5, "return_token_ids": True}
+        if i % 9 == 4:
+            body.update(model="a03+a08+a12")
         if i % 2:
             body.update(temperature=0)
         else:
