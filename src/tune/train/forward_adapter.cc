@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "model/dora.h"
 #include "tune/train/base_matrix.h"
 
 namespace polylora {
@@ -79,7 +80,11 @@ void ForwardAdapter::refresh() {
 void ForwardAdapter::set_gains() {
   for (int layer = 0; layer < model_.config.num_layers; ++layer) {
     for (const Site site : kSites) {
-      if (!trained_.gradients_at(layer, site).empty()) adapter_->set_columns(layer, site, gain_of(layer, site));
+      if (trained_.gradients_at(layer, site).empty()) continue;
+      std::vector<float> gain = gain_of(layer, site);
+      std::vector<float> shift =
+          bias_beside_gain(model_.layers[static_cast<size_t>(layer)].at(site).bias, gain);
+      adapter_->set_columns(layer, site, std::move(gain), std::move(shift));
     }
   }
 }

@@ -68,8 +68,6 @@ void TrainableAdapter::add_pairs(const ModelConfig& config) {
       const LinearModule& module = modules[static_cast<size_t>(m)];
       const std::string path = module_path(layer, module);
       if (!is_target(path, settings_.targets)) continue;
-      if (settings_.use_dora && module.has_bias)
-        fail(ErrorCode::kUnsupported, "use_dora: {} has a bias, which DoRA here does not support", path);
       const std::string prefix = fmt::format("{}{}.", kPeftPrefix, path);
       TrainablePair pair{.layer = layer, .module = m};
       pair.a = add_parameter(Parameter::Kind::kLoraA, prefix + "lora_A.weight", settings_.rank, module.k);

@@ -310,11 +310,15 @@ void TrainingPass::project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site 
   }
 }
 
-/// DoRA's y = gain ∘ z with gain = magnitude / norm, the norm a constant: d magnitude = Σ dy·z / norm
-/// = Σ dy·y / magnitude, dz = gain ∘ dy. y is computed again, it is kept nowhere.
+/// DoRA's y = gain ∘ z + bias with gain = magnitude / norm, the norm a constant: d magnitude = Σ dy·z / norm
+/// = Σ dy·(y - bias) / magnitude, dz = gain ∘ dy. y is computed again, it is kept nowhere.
 void TrainingPass::gain_backward(Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro) {
   const Mat y = rows(gained_).columns(0, dy.cols);
   layers_.project(y, x, layer, site, micro.batch);
+  std::vector<float> minus_bias = model_.layers[static_cast<size_t>(layer)].at(site).bias;
+  for (float& value : minus_bias) value = -value;
+  const std::vector<float> ones(minus_bias.size(), 1.0f);
+  if (!minus_bias.empty()) backend_.scale_columns(y, ones, minus_bias);
   std::vector<float> dots(static_cast<size_t>(dy.cols));
   backend_.column_dots(dots, dy, y);
   const auto modules = linear_modules(model_.config);

@@ -8,6 +8,7 @@
 #include <functional>
 #include <numeric>
 
+#include "model/dora.h"
 #include "tiny_training.h"
 #include "tune/train/base_matrix.h"
 #include "tune/train/pissa.h"
@@ -118,6 +119,8 @@ TEST(TrainingPassGradients, DoraWithTheNormHeld) {
   LoraSettings settings = rank3();
   settings.use_dora = true;
   TinyTraining t("ref", 1, settings, in_f32());
+  for (Layer& layer : t.model.layers)
+    layer.at(Site::kQkv).bias = testing::random_values(t.model.config.qkv_size(), 77, 0.5f);
   const auto examples = random_examples(3, 8);
   const auto objective = make_next_token_objective(examples, 128);
   t.zero();
@@ -151,7 +154,8 @@ TEST(TrainingPassGradients, DoraWithTheNormHeld) {
         std::vector<float> gain = magnitudes(layer, site, t.trained.values());
         const auto& norm = norms[static_cast<size_t>(layer) * kSiteCount + static_cast<size_t>(site)];
         for (size_t n = 0; n < gain.size(); ++n) gain[n] /= norm[n];
-        adapter->set_columns(layer, site, gain);
+        const auto& bias = t.model.layers[static_cast<size_t>(layer)].at(site).bias;
+        adapter->set_columns(layer, site, gain, bias_beside_gain(bias, gain));
       }
     }
     return objective->accumulate(*t.pass, *adapter, all_of(*objective), kKey).loss;
