@@ -34,7 +34,8 @@ struct RowTable {
   }
 };
 
-/// One tile. Row (g * tokens + token) * heads + head is a token's head-th query head of the g-th kv head.
+/// One tile. Row (g * tokens + token) * heads + head is a token's head-th query head of the g-th kv head. The
+/// pages that the queries share come first, for all rows; then each query's own.
 template <class Format>
 class Attention {
  public:
@@ -60,9 +61,8 @@ class Attention {
 
   void run() {
     start_rows();
-    const int page_end = (a_.first_position + a_.tokens - 1) / kPageTokens + 1;
-    Step step{first_visible(a_.first_position) / kBlockTokens * kBlockPages, page_end, a_.kv_head_begin};
-    while (step.page < page_end) {
+    Step step = first_of(0);
+    while (step.pages() > 0) {
       const Step next = after(step);
       visit(step, next);
       step = next;
@@ -71,10 +71,13 @@ class Attention {
   }
 
  private:
-  /// A block of pages for one kv head.
+  /// A block of pages for one kv head and some of the queries.
   struct Step {
+    int segment;  // 0: the shared pages; t + 1: those of query t alone
+    int query_begin;
+    int query_end;
     int page;
-    int page_end;  // of the tile
+    int page_end;  // of the segment
     int kv_head;
 
     int pages() const {
@@ -83,30 +86,54 @@ class Attention {
     }
   };
 
+  /// The first step of this segment, or of the next that has any.
+  Step first_of(int segment) const {
+    if (segment == 0) {
+      const int all = page_end(a_.tokens - 1);
+      const int first = first_visible(a_.queries[0].position) / kBlockTokens * kBlockPages;
+      const int end = a_.shared_pages < all ? a_.shared_pages : all;
+      if (first < end) return {0, 0, a_.tokens, first, end, a_.kv_head_begin};
+      segment = 1;
+    }
+    for (; segment <= a_.tokens; ++segment) {
+      const int query = segment - 1;
+      if (a_.shared_pages < page_end(query))
+        return {segment, query, query + 1, a_.shared_pages, page_end(query), a_.kv_head_begin};
+    }
+    return {};
+  }
+
   /// The heads of a page lie next to each other in memory, so they take turns block by block.
   Step after(Step step) const {
     if (++step.kv_head < a_.kv_head_end) return step;
-    return {step.page + kBlockPages, step.page_end, a_.kv_head_begin};
+    step.kv_head = a_.kv_head_begin;
+    step.page += kBlockPages;
+    return step.page < step.page_end ? step : first_of(step.segment + 1);
   }
+
+  int page_end(int query) const { return a_.queries[query].position / kPageTokens + 1; }
 
   int first_visible(int position) const {
     return a_.window > 0 && position >= a_.window ? position - a_.window + 1 : 0;
   }
 
   const std::byte* page(const Step& step, int i) const {
-    return a_.pages_base + static_cast<size_t>(a_.pages[step.page + i]) * a_.page_stride +
+    const int32_t page = a_.queries[step.query_begin].pages[step.page + i];
+    return a_.pages_base + static_cast<size_t>(page) * a_.page_stride +
            static_cast<size_t>(step.kv_head) * a_.head_stride;
   }
 
-  int token(int64_t row) const { return static_cast<int>(row % rows_each_) / a_.heads; }
-  int position(int64_t row) const { return a_.first_position + token(row); }
+  const AttentionQuery& query(int64_t row) const {
+    return a_.queries[static_cast<int>(row % rows_each_) / a_.heads];
+  }
+  int position(int64_t row) const { return query(row).position; }
   int64_t head(int64_t row) const {
     return (a_.kv_head_begin + row / rows_each_) * a_.heads + row % a_.heads;
   }
 
   void start_rows() {
     for (int64_t r = 0; r < rows_; ++r) {
-      const float* q = a_.q + token(r) * a_.q_stride + head(r) * a_.head_dim;
+      const float* q = query(r).q + head(r) * a_.head_dim;
       Format::narrow_query(q_ + static_cast<size_t>(r) * q_stride_, q, a_.head_dim);
       for (int64_t d = 0; d < padded_dim_; d += kLanes) store(sums_ + r * padded_dim_ + d, splat(0.0f));
       store(totals_ + r * kLanes, splat(0.0f));
@@ -122,11 +149,12 @@ class Attention {
       pages[i] = page(step, i);
       fetched[i] = i < next.pages() ? page(next, i) : pages[i];
     }
-    const int64_t begin = (step.kv_head - a_.kv_head_begin) * rows_each_;
-    const int64_t groups = (rows_each_ + kGroupRows - 1) / kGroupRows;
+    const int64_t begin = (step.kv_head - a_.kv_head_begin) * rows_each_ + step.query_begin * a_.heads;
+    const int64_t rows = int64_t{step.query_end - step.query_begin} * a_.heads;
+    const int64_t groups = (rows + kGroupRows - 1) / kGroupRows;
     for (int64_t i = 0; i < groups; ++i) {
-      visit_group(step.page, {pages, i == 0 ? fetched : pages, count}, begin + rows_each_ * i / groups,
-                  begin + rows_each_ * (i + 1) / groups);
+      visit_group(step.page, {pages, i == 0 ? fetched : pages, count}, begin + rows * i / groups,
+                  begin + rows * (i + 1) / groups);
     }
   }
 
@@ -213,10 +241,10 @@ class Attention {
   void finish_rows() {
     for (int64_t r = 0; r < rows_; ++r) {
       const float total = reduce_add(load(totals_ + r * kLanes));
-      if (a_.lse != nullptr)
-        a_.lse[token(r) * a_.lse_stride + head(r)] = maxima_[r] * kLn2 + __builtin_logf(total);
+      const AttentionQuery& to = query(r);
+      if (to.lse != nullptr) to.lse[head(r)] = maxima_[r] * kLn2 + __builtin_logf(total);
       const Vec inverse = splat(1.0f / total);
-      float* o = a_.o + token(r) * a_.o_stride + head(r) * a_.head_dim;
+      float* o = to.o + head(r) * a_.head_dim;
       for (int64_t d = 0; d < a_.head_dim; d += kLanes) {
         const Vec value = mul(load(sums_ + r * padded_dim_ + d), inverse);
         const int64_t left = a_.head_dim - d;

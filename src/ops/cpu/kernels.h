@@ -50,8 +50,17 @@ struct GemmArgs {
   bool accumulate;    // y += instead of y =
 };
 
-/// Attention of `tokens` consecutive query tokens with all query heads of one or more kv heads. In memory a
-/// page has its kv heads one after the other, each keys, then values:
+/// A query token: where its heads are read and written, and what it sees.
+struct AttentionQuery {
+  const float* q;        // [H*E]
+  float* o;              // [H*E]
+  float* lse;            // [H]; null = not wanted
+  const int32_t* pages;  // page of position p is pages[p / 16]
+  int position;
+};
+
+/// Attention of some query tokens with all query heads of one or more kv heads. In memory a page has its kv
+/// heads one after the other, each keys, then values:
 ///   f32   keys [E][16 tokens],      values [16 tokens][E]
 ///   bf16  keys [E/2][16 tokens][2], values [16/2 tokens][E][2]
 ///   int8  keys [E/4][16 tokens][4], scale f32[16 tokens], values [16/4 tokens][E][4], scale f32[16 tokens]
@@ -63,24 +72,21 @@ struct AttentionArgs {
   size_t page_stride;           // bytes from page to page
   size_t head_stride;           // bytes from a page's kv head to the next
   size_t value_offset;          // bytes from a page's keys to its values
-  const int32_t* pages;         // page of position p is pages[p / 16]
   int head_dim;
   int heads;  // query heads that share a kv head
   int kv_head_begin;
   int kv_head_end;
-  int tokens;          // heads * kv heads * tokens <= kAttentionRows, or tokens and kv heads are 1
-  int first_position;  // of the first query token
-  const float* q;      // [tokens, H*E]
-  int64_t q_stride;    // floats from token to token
-  float* o;
-  int64_t o_stride;
-  float* lse;  // [tokens, H]; null = not wanted
-  int64_t lse_stride;
+  const AttentionQuery* queries;  // by ascending position
+  int tokens;                     // of queries; heads * kv heads * tokens <= kAttentionRows, or both are 1
+  /// The queries' first pages are the same, and are read once for all of them: all pages (queries of one
+  /// sequence), or some blocks of kAttentionPages that all queries see whole.
+  int shared_pages;
   float scale;
   float softcap;       // 0 = none
   int window;          // 0 = none
   std::byte* scratch;  // scratch_bytes() of paged_attention.cc, 64-byte aligned
 };
+inline constexpr int kAllPages = 1 << 30;
 
 /// A run of one kv head's tokens that lie in one page. What the page holds of others is kept.
 struct KvWriteArgs {

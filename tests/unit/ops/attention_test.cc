@@ -156,6 +156,56 @@ TEST(Attention, MixedBatchEqualsSequencesAlone) {
   }
 }
 
+/// Decoding sequences whose first pages are the same ones, as with a cached prompt: each gets what it gets
+/// alone, bit for bit, whoever else reads those pages with it.
+void expect_shared_pages_change_nothing(Backend& cpu, const Shape& shape, DType dtype) {
+  const AttentionParams params{.scale = 0.2f};
+  struct Member {
+    int shared;  // leading pages of the common prompt
+    int total;   // tokens
+  };
+  const std::vector<Member> members = {{9, 145}, {4, 70},  {9, 300}, {0, 131}, {9, 146}, {8, 129},
+                                       {4, 65},  {9, 160}, {0, 1},   {2, 40},  {9, 152}, {9, 209}};
+  const Sequence prompt(shape, 9 * kKvPageSize, 600);
+  const auto cache = cpu.make_kv_cache({1, 256, shape.kv_heads, shape.head_dim, dtype});
+  const auto pages = shuffled_pages(256, 7);
+  const auto rows = static_cast<int64_t>(members.size());
+  const int width = shape.heads * shape.head_dim, kv_width = shape.kv_heads * shape.head_dim;
+  Matrix q(rows, width), expected = q, actual = q;
+  std::vector<std::vector<int32_t>> tables;
+  std::vector<SequenceSpan> spans;
+  int next_page = 9;
+  for (size_t i = 0; i < members.size(); ++i) {
+    const auto [shared, total] = members[i];
+    Sequence s(shape, total, 700 + 10 * i);
+    const int common = std::min(shared * kKvPageSize, total - 1);
+    for (int t = 0; t < common; ++t) {
+      std::copy_n(&prompt.k.at(t, 0), kv_width, &s.k.at(t, 0));
+      std::copy_n(&prompt.v.at(t, 0), kv_width, &s.v.at(t, 0));
+    }
+    auto& table = tables.emplace_back(pages.begin(), pages.begin() + shared);
+    while (static_cast<int>(table.size()) * kKvPageSize < total)
+      table.push_back(pages[static_cast<size_t>(next_page++)]);
+    const SequenceSpan all{0, total, 0, table};
+    cpu.kv_write(*cache, 0, s.k, s.v, std::span(&all, 1));
+    const Matrix alone = attend_in_chunks(cpu, shape, dtype, s, total, params, [](int) { return 30; });
+    std::copy_n(&alone.at(total - 1, 0), width, &expected.at(static_cast<int64_t>(i), 0));
+    std::copy_n(&s.q.at(total - 1, 0), width, &q.at(static_cast<int64_t>(i), 0));
+  }
+  for (size_t i = 0; i < members.size(); ++i)
+    spans.push_back({static_cast<int>(i), 1, members[i].total - 1, tables[i]});
+  cpu.attention(actual, Mat(), q, *cache, 0, spans, params);
+  expect_same_bits(expected, actual, cpu.description());
+}
+
+TEST(Attention, SharedPagesChangeNothing) {
+  for (const Shape& shape : {Shape{9, 3, 64}, Shape{4, 4, 32}, Shape{50, 1, 16}}) {
+    for (const auto& cpu : cpu_backends(2)) {
+      for (const DType dtype : kDtypes) expect_shared_pages_change_nothing(*cpu, shape, dtype);
+    }
+  }
+}
+
 /// Keys and values that int8 holds exactly give what f32 gives, but for the 15 bits of q and of
 /// probabilities.
 TEST(Attention, Int8KeepsWhatItCanHold) {
