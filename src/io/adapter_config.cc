@@ -49,7 +49,7 @@ bool changes_base(const Json& config) {
   return starts("pissa") || starts("olora") || starts("corda") || starts("loftq") || starts("lora_ga");
 }
 
-void refuse_unsupported(const Json& config, const std::string& where, AdapterUse use) {
+void refuse_unsupported(const Json& config, const std::string& where) {
   const auto refuse = [&](std::string_view feature) {
     fail(ErrorCode::kUnsupported, "{}: {} is not supported yet", where, feature);
   };
@@ -62,13 +62,6 @@ void refuse_unsupported(const Json& config, const std::string& where, AdapterUse
     if (is_filled(config, key)) refuse(key);
   }
   if (changes_base(config)) refuse("init_lora_weights " + config["init_lora_weights"].dump());
-  if (use == AdapterUse::kMerge) return;
-  if (is_true(config, "use_dora")) refuse("DoRA (use_dora)");
-  for (const char* key : {"lora_bias", "fan_in_fan_out"}) {
-    if (is_true(config, key)) refuse(key);
-  }
-  if (is_filled(config, "modules_to_save")) refuse("modules_to_save");
-  if (const Json bias = config.value("bias", Json("none")); bias != "none") refuse("bias " + bias.dump());
 }
 
 double alpha_value(const Json& value, std::string_view key, const std::string& where) {
@@ -106,6 +99,19 @@ std::vector<std::pair<std::regex, Value>> parse_patterns(const Json& config, con
   return patterns;
 }
 
+/// A string or a list of strings, not empty.
+std::vector<std::string> parse_names(const Json& config, const char* key, const std::string& where) {
+  const Json& value = config[key];
+  if (value.is_string()) return {value};
+  std::vector<std::string> names;
+  for (const Json& name : value) {
+    if (!value.is_array() || !name.is_string())
+      fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a string or a list of strings", where, key);
+    names.push_back(name);
+  }
+  return names;
+}
+
 std::optional<TargetModules> parse_target_modules(const Json& config, const std::string& where) {
   if (!is_filled(config, "target_modules")) return std::nullopt;
   const Json& value = config["target_modules"];
@@ -114,11 +120,7 @@ std::optional<TargetModules> parse_target_modules(const Json& config, const std:
     if (value != "all-linear") targets.expression = compile(value.get<std::string>());
     return targets.expression ? std::optional(std::move(targets)) : std::nullopt;
   }
-  for (const Json& name : value) {
-    if (!value.is_array() || !name.is_string())
-      fail(ErrorCode::kDataCorrupt, "{}: 'target_modules' must be a string or a list of strings", where);
-    targets.names.push_back(name);
-  }
+  targets.names = parse_names(config, "target_modules", where);
   return targets;
 }
 
@@ -151,10 +153,10 @@ float AdapterConfig::scale_of(const std::string& module_path) const {
   return static_cast<float>((alpha == nullptr ? lora_alpha : *alpha) / (use_rslora ? std::sqrt(rank) : rank));
 }
 
-AdapterConfig parse_adapter_config(std::string_view text, const std::string& where, AdapterUse use) {
+AdapterConfig parse_adapter_config(std::string_view text, const std::string& where) {
   const Json json = parse_ordered_json(text, where);
   if (!json.is_object()) fail(ErrorCode::kDataCorrupt, "{}: not a JSON object", where);
-  refuse_unsupported(json, where, use);
+  refuse_unsupported(json, where);
   AdapterConfig config;
   if (json.contains("base_model_name_or_path") && json["base_model_name_or_path"].is_string()) {
     config.base_model_name = json["base_model_name_or_path"];
@@ -163,10 +165,14 @@ AdapterConfig parse_adapter_config(std::string_view text, const std::string& whe
   if (json.contains("lora_alpha")) config.lora_alpha = alpha_value(json["lora_alpha"], "lora_alpha", where);
   config.use_rslora = is_true(json, "use_rslora");
   config.use_dora = is_true(json, "use_dora");
+  config.lora_bias = is_true(json, "lora_bias");
   config.fan_in_fan_out = is_true(json, "fan_in_fan_out");
   config.ensure_weight_tying = is_true(json, "ensure_weight_tying");
   config.rank_pattern = parse_patterns<int64_t>(json, "rank_pattern", where, rank_value);
   config.alpha_pattern = parse_patterns<double>(json, "alpha_pattern", where, alpha_value);
+  if (is_filled(json, "bias")) config.bias = parse_names(json, "bias", where).front();
+  if (is_filled(json, "modules_to_save"))
+    config.modules_to_save = parse_names(json, "modules_to_save", where);
   config.target_modules = parse_target_modules(json, where);
   return config;
 }

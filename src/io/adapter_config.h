@@ -22,17 +22,17 @@ struct TargetModules {
   bool matches(const std::string& module_path) const;
 };
 
-/// What an adapter is read for: merging understands more of PEFT than serving.
-enum class AdapterUse : uint8_t { kServe, kMerge };
-
 struct AdapterConfig {
   std::string base_model_name;
   int64_t r = 8;
   double lora_alpha = 8;
   bool use_rslora = false;
-  bool use_dora = false;             // this and the next two: for kMerge only
+  bool use_dora = false;
+  bool lora_bias = false;            // B has a bias
   bool fan_in_fan_out = false;       // the adapted weights are stored [in, out] (GPT-2's Conv1D)
   bool ensure_weight_tying = false;  // what is trained of the embedding is trained of a tied lm_head too
+  std::string bias = "none";         // which of the base's biases were trained
+  std::vector<std::string> modules_to_save;  // names of modules trained whole
   /// In file order: the first key k for which (.*\.)?(k) matches the whole module path wins, as in PEFT.
   std::vector<std::pair<std::regex, int64_t>> rank_pattern;
   std::vector<std::pair<std::regex, double>> alpha_pattern;
@@ -43,10 +43,8 @@ struct AdapterConfig {
   float scale_of(const std::string& module_path) const;  // alpha / r, or alpha / sqrt(r) with rsLoRA
 };
 
-/// Throws kDataCorrupt for senseless values, kUnsupported naming the feature for what cannot be used (a
-/// peft_type other than LORA, …) or, with kServe, is not served yet (DoRA, modules_to_save, biases,
-/// fan_in_fan_out).
-AdapterConfig parse_adapter_config(std::string_view text, const std::string& where,
-                                   AdapterUse use = AdapterUse::kServe);
+/// Throws kDataCorrupt for senseless values, kUnsupported naming the feature for what nothing here can use (a
+/// peft_type other than LORA, …).
+AdapterConfig parse_adapter_config(std::string_view text, const std::string& where);
 
 }  // namespace polylora

@@ -3,58 +3,50 @@
 #include <algorithm>
 #include <atomic>
 #include <map>
-#include <optional>
 #include <string_view>
 #include <utility>
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/parallel.h"
 #include "io/adapter_config.h"
-#include "io/adapter_tensors.h"
-#include "io/json_file.h"
 
 namespace polylora {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr size_t kMaxConfigBytes = size_t{256} << 10;  // real ones have a few KiB
 constexpr int kLoadThreads =
     2;  // halves the wait for an adapter on an idle server, takes little from a busy one
 
-/// "base_model.model.model.layers.3.self_attn.q_proj.lora_A.weight" taken apart.
-struct TensorKey {
-  std::string module_path;  // "model.layers.3.self_attn.q_proj"
-  bool is_a = false;
-};
-
-/// PEFT's spelling; the adapter name ("default") may stand between lora_A and weight, the prefix may be
-/// missing.
-bool parse_key(std::string_view key, TensorKey& out) {
-  constexpr std::string_view kPrefix = "base_model.model.";
-  if (key.starts_with(kPrefix)) key.remove_prefix(kPrefix.size());
-  for (const bool is_a : {true, false}) {
-    const std::string_view infix = is_a ? ".lora_A." : ".lora_B.";
-    const size_t at = key.find(infix);
-    if (at == std::string_view::npos) continue;
-    const std::string_view rest = key.substr(at + infix.size());
-    if (rest != "weight" && rest != "default.weight") return false;
-    out = {std::string(key.substr(0, at)), is_a};
-    return true;
-  }
-  return false;
+void refuse_unserved(const AdapterConfig& config, const std::string& where) {
+  const auto refuse = [&](std::string_view feature) {
+    fail(ErrorCode::kUnsupported, "{}: {} is not supported yet", where, feature);
+  };
+  if (config.use_dora) refuse("DoRA (use_dora)");
+  if (config.lora_bias) refuse("lora_bias");
+  if (config.fan_in_fan_out) refuse("fan_in_fan_out");
+  if (!config.modules_to_save.empty()) refuse("modules_to_save");
+  if (config.bias != "none") refuse("bias '" + config.bias + "'");
 }
 
-/// What a tensor that is no LoRA pair tells about the adapter, for the refusal.
-std::string_view explain_foreign_tensor(std::string_view key) {
-  if (key.find("lora_magnitude_vector") != std::string_view::npos) return "DoRA is not supported yet";
-  if (key.find("lora_embedding_") != std::string_view::npos)
-    return "LoRA on embed_tokens is not supported yet";
-  if (key.find("lm_head.lora_") != std::string_view::npos) return "LoRA on lm_head is not supported yet";
-  if (key.find("modules_to_save") != std::string_view::npos) return "modules_to_save is not supported yet";
-  if (key.ends_with(".bias")) return "adapters with biases are not supported yet";
-  return "it is no LoRA tensor of a known module";
+/// Why a tensor cannot be served; empty when it can, given a module to go with.
+std::string_view refusal_of(const AdapterPart& part) {
+  switch (part.role) {
+    case AdapterRole::kMagnitude:
+      return "DoRA is not supported yet";
+    case AdapterRole::kEmbeddingA:
+    case AdapterRole::kEmbeddingB:
+      return "LoRA on embed_tokens is not supported yet";
+    case AdapterRole::kWeight:
+      return "modules trained in full (modules_to_save) are not supported yet";
+    case AdapterRole::kLoraBias:
+    case AdapterRole::kBias:
+      return "adapters with biases are not supported yet";
+    case AdapterRole::kLoraA:
+    case AdapterRole::kLoraB:
+      break;
+  }
+  return part.module_path.ends_with("lm_head") ? "LoRA on lm_head is not supported yet" : "";
 }
 
 struct ModuleAddress {
@@ -73,7 +65,7 @@ std::map<std::string, ModuleAddress> module_addresses(const ModelConfig& config)
   return addresses;
 }
 
-void check_shape(const TensorView& tensor, int64_t rows, int64_t cols, const std::string& where) {
+void check_shape(const StoredTensor& tensor, int64_t rows, int64_t cols, const std::string& where) {
   if (tensor.shape == std::vector<int64_t>{rows, cols}) return;
   fail(ErrorCode::kDataCorrupt, "{}: shape [{}] does not fit this base model, which wants [{}, {}]", where,
        fmt::join(tensor.shape, ", "), rows, cols);
@@ -81,8 +73,8 @@ void check_shape(const TensorView& tensor, int64_t rows, int64_t cols, const std
 
 /// The two tensors of one module.
 struct FoundPair {
-  const TensorView* a = nullptr;
-  const TensorView* b = nullptr;
+  const StoredTensor* a = nullptr;
+  const StoredTensor* b = nullptr;
 };
 
 /// The pair's rank, after checking that both tensors are there, agree with it and fit the module.
@@ -90,10 +82,6 @@ int64_t check_pair(const FoundPair& pair, const LinearModule& module, int64_t co
                    const std::string& where) {
   if (pair.a == nullptr || pair.b == nullptr)
     fail(ErrorCode::kDataCorrupt, "{}: {} is missing", where, pair.a == nullptr ? "lora_A" : "lora_B");
-  check_adapter_dtype(*pair.a, where + ".lora_A");
-  check_adapter_dtype(*pair.b, where + ".lora_B");
-  if (pair.a->dtype != pair.b->dtype)
-    fail(ErrorCode::kUnsupported, "{}: lora_A and lora_B differ in dtype", where);
   const int64_t rank = pair.a->shape.empty() ? 0 : pair.a->shape.front();
   if (rank != config_rank) {
     fail(ErrorCode::kDataCorrupt, "{}.lora_A has rank {}, but adapter_config.json says {}", where, rank,
@@ -116,42 +104,29 @@ void check_targets(const TargetModules& targets, const std::map<std::string, Mod
        where, targets.text);
 }
 
-fs::path weights_path(const fs::path& folder) {
-  const std::optional<fs::path> path = find_adapter_weights(folder);
-  if (!path) fail(ErrorCode::kNotFound, "No adapter found for {}", folder.string());
-  return *path;
-}
-
 }  // namespace
 
-AdapterFile::AdapterFile(const fs::path& folder, const ModelConfig& config)
-    : folder_(folder), config_(config) {
-  const fs::path config_path = folder / "adapter_config.json";
-  if (!path_exists(config_path)) fail(ErrorCode::kNotFound, "No adapter found for {}", folder.string());
-  config_text_ = read_text_file(config_path, kMaxConfigBytes);
-  const AdapterConfig peft = parse_adapter_config(config_text_, config_path.string());
-  base_model_name_ = peft.base_model_name;
-  tensors_ = std::make_unique<SafetensorsFile>(weights_path(folder));
-  resolve_pairs(peft);
+AdapterFile::AdapterFile(const fs::path& path, const ModelConfig& config)
+    : source_(open_adapter(path)), model_(config) {
+  refuse_unserved(source_.config, source_.config_path.string());
+  resolve_pairs();
 }
 
-void AdapterFile::resolve_pairs(const AdapterConfig& peft) {
-  const std::string file = tensors_->file().path().string();
-  const auto addresses = module_addresses(config_);
-  const auto modules = linear_modules(config_);
-  if (peft.target_modules) check_targets(*peft.target_modules, addresses, folder_.string());
+void AdapterFile::resolve_pairs() {
+  const std::string file = source_.file().path().string();
+  const auto addresses = module_addresses(model_);
+  const auto modules = linear_modules(model_);
+  const AdapterConfig& peft = source_.config;
+  if (peft.target_modules) check_targets(*peft.target_modules, addresses, source_.path.string());
 
   std::map<std::string, FoundPair> found;  // by module path
-  for (const auto& [key, tensor] : tensors_->tensors()) {
-    TensorKey parsed;
-    if (!parse_key(key, parsed) || !addresses.contains(parsed.module_path)) {
-      fail(ErrorCode::kUnsupported, "{}: tensor {} matches no module of the base model: {}", file, key,
-           explain_foreign_tensor(key));
-    }
-    FoundPair& pair = found[parsed.module_path];
-    const TensorView*& slot = parsed.is_a ? pair.a : pair.b;
-    if (slot != nullptr) fail(ErrorCode::kDataCorrupt, "{}: tensor {} is there twice", file, key);
-    slot = &tensor;
+  for (const AdapterPart& part : source_.parts) {
+    const std::string_view refusal = refusal_of(part);
+    if (!refusal.empty()) fail(ErrorCode::kUnsupported, "{}: tensor {}: {}", file, part.key, refusal);
+    if (!addresses.contains(part.module_path))
+      fail(ErrorCode::kUnsupported, "{}: tensor {} matches no module of the base model", file, part.key);
+    FoundPair& pair = found[part.module_path];
+    (part.role == AdapterRole::kLoraA ? pair.a : pair.b) = &part.tensor;
   }
   if (found.empty()) fail(ErrorCode::kDataCorrupt, "{}: the adapter holds no LoRA tensors", file);
 
@@ -167,7 +142,7 @@ void AdapterFile::resolve_pairs(const AdapterConfig& peft) {
 }
 
 size_t AdapterFile::packed_bytes(DType dtype) const {
-  const auto modules = linear_modules(config_);
+  const auto modules = linear_modules(model_);
   const auto element = static_cast<size_t>(dtype_block_bytes(dtype));
   size_t total = 0;
   for (const AdapterPair& pair : pairs_) {
@@ -178,29 +153,9 @@ size_t AdapterFile::packed_bytes(DType dtype) const {
   return total;
 }
 
-uint64_t AdapterFile::content_hash() const {
-  const uint64_t seed = hash_bytes(std::as_bytes(std::span(config_text_)));
-  return hash_bytes(tensors_->file().bytes(), seed);
-}
-
-LoraSource AdapterFile::lora_source(std::span<const AdapterPair> pairs_of_site) const {
-  const auto modules = linear_modules(config_);
-  const LinearModule& first = modules[static_cast<size_t>(pairs_of_site.front().module)];
-  LoraSource source{.k = first.k, .n = site_rows(config_, first.site), .pairs = {}};
-  for (const AdapterPair& pair : pairs_of_site) {
-    const LinearModule& module = modules[static_cast<size_t>(pair.module)];
-    const std::string where = folder_.string() + ": " + module_path(pair.layer, module);
-    check_finite(pair.a, where + ".lora_A");
-    check_finite(pair.b, where + ".lora_B");
-    source.pairs.push_back({module.n_begin, module.n_count, pair.rank, pair.scale, pair.a.data.data(),
-                            pair.b.data.data(), pair.a.dtype});
-  }
-  return source;
-}
-
 /// Pairs are sorted by layer and module, so those of one fused linear stand next to each other.
 std::vector<AdapterFile::SitePairs> AdapterFile::pairs_by_site() const {
-  const auto modules = linear_modules(config_);
+  const auto modules = linear_modules(model_);
   std::vector<SitePairs> sites;
   for (const AdapterPair& pair : pairs_) {
     const Site site = modules[static_cast<size_t>(pair.module)].site;
@@ -211,13 +166,33 @@ std::vector<AdapterFile::SitePairs> AdapterFile::pairs_by_site() const {
   return sites;
 }
 
+std::unique_ptr<LoraWeight> AdapterFile::load_site(const SitePairs& site, Backend& backend,
+                                                   DType dtype) const {
+  const auto modules = linear_modules(model_);
+  const LinearModule& first = modules[static_cast<size_t>(site.pairs.front().module)];
+  LoraSource source{.k = first.k, .n = site_rows(model_, site.site), .pairs = {}};
+  std::vector<std::vector<std::byte>> rooms(2 * site.pairs.size());
+  for (size_t i = 0; i < site.pairs.size(); ++i) {
+    const AdapterPair& pair = site.pairs[i];
+    const LinearModule& module = modules[static_cast<size_t>(pair.module)];
+    const std::string where = source_.path.string() + ": " + module_path(pair.layer, module);
+    const TensorView a = pair.a.read(pair.dtype(), rooms[2 * i]),
+                     b = pair.b.read(pair.dtype(), rooms[2 * i + 1]);
+    check_finite(a, where + ".lora_A");
+    check_finite(b, where + ".lora_B");
+    source.pairs.push_back(
+        {module.n_begin, module.n_count, pair.rank, pair.scale, a.data.data(), b.data.data(), pair.dtype()});
+  }
+  return backend.pack_lora(source, dtype);
+}
+
 std::unique_ptr<Adapter> AdapterFile::load(Backend& backend, DType dtype) const {
   const std::vector<SitePairs> sites = pairs_by_site();
-  auto adapter = std::make_unique<Adapter>(config_.num_layers);
+  auto adapter = std::make_unique<Adapter>(model_.num_layers);
   std::atomic<size_t> next{0};
   run_on_threads(kLoadThreads, [&](int) {
     for (size_t i; (i = next.fetch_add(1)) < sites.size();)
-      adapter->set(sites[i].layer, sites[i].site, backend.pack_lora(lora_source(sites[i].pairs), dtype));
+      adapter->set(sites[i].layer, sites[i].site, load_site(sites[i], backend, dtype));
   });
   return adapter;
 }

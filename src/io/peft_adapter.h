@@ -1,13 +1,14 @@
-// PEFT adapter folders as merging reads them: every kind of LoRA that PEFT writes, by module path and without
-// a model. Serving reads them with io/adapter_file.h, which checks against a model and packs.
+// Adapters as merging reads them: every kind of LoRA that PEFT writes, by module path and without a model.
+// Serving reads them with io/adapter_file.h, which checks against a model and packs.
 #pragma once
 
+#include <deque>
 #include <filesystem>
 #include <map>
 #include <string>
+#include <vector>
 
-#include "io/adapter_config.h"
-#include "io/safetensors.h"
+#include "io/adapter_source.h"
 
 namespace polylora {
 
@@ -27,23 +28,22 @@ struct PeftModule {
 
 class PeftAdapter {
  public:
-  /// Opens config and weights and reads all values once: NaN and infinity are kDataCorrupt. Refused with
-  /// what, where and why: what parse_adapter_config refuses, tensors of an unknown kind, A without B, a rank
-  /// that contradicts the config, no LoRA tensors at all.
-  explicit PeftAdapter(const std::filesystem::path& folder);
+  /// Opens the adapter and reads all values once: NaN and infinity are kDataCorrupt. Refused with what, where
+  /// and why: what open_adapter refuses, A without B, a rank that contradicts the config, no tensors at all.
+  explicit PeftAdapter(const std::filesystem::path& path);
 
-  const std::filesystem::path& folder() const { return folder_; }
-  const AdapterConfig& config() const { return config_; }
+  const std::filesystem::path& path() const { return source_.path; }
+  const AdapterConfig& config() const { return source_.config; }
   /// By module path: "model.layers.0.self_attn.q_proj".
   const std::map<std::string, PeftModule>& modules() const { return modules_; }
 
  private:
-  void sort_in(const std::string& key, const TensorView& tensor);
+  void sort_in(const AdapterPart& part);
   void finish(const std::string& path, PeftModule& module) const;
 
-  std::filesystem::path folder_;
-  AdapterConfig config_;
-  std::unique_ptr<SafetensorsFile> file_;
+  AdapterSource source_;
+  std::deque<TensorView> views_;              // what the modules point to
+  std::deque<std::vector<std::byte>> rooms_;  // values that the file holds in another layout
   std::map<std::string, PeftModule> modules_;
 };
 

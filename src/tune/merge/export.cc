@@ -66,7 +66,7 @@ void refuse_own_folder(const ExportConfig& config) {
 
 std::vector<PeftAdapter> open_adapters(const ExportConfig& config) {
   std::vector<PeftAdapter> adapters;
-  for (const std::string& folder : config.adapter_name_or_path) adapters.emplace_back(folder);
+  for (const std::string& path : config.adapter_name_or_path) adapters.emplace_back(path);
   return adapters;
 }
 

@@ -44,7 +44,7 @@ std::vector<Target> list_targets(const ExportJob& job, const ModelConfig& config
       ErrorCode::kUnsupported,
       "{}: it adapts lm_head, which this base ties to the embedding; llama.cpp cannot apply that: export the "
       "merged model with format: gguf",
-      adapter.folder().string());
+      adapter.path().string());
 }
 
 std::vector<float> values_of(const TensorView& tensor) {
@@ -109,7 +109,7 @@ ExportReport export_gguf_lora(const ExportJob& job) {
   }
   const PeftAdapter& adapter = job.adapters.front();
   for (const auto& [path, module] : adapter.modules())
-    refuse_unwritable(adapter.folder().string() + ": " + path, module);
+    refuse_unwritable(adapter.path().string() + ": " + path, module);
   const auto checkpoint = Checkpoint::open(job.base.path());
   const ModelConfig& config = checkpoint->config();
   const std::vector<Target> targets = list_targets(job, config);
@@ -123,7 +123,7 @@ ExportReport export_gguf_lora(const ExportJob& job) {
   const auto writer = open_gguf_writer(path,
                                        {{"general.architecture", config.model_type},
                                         {"general.type", std::string("adapter")},
-                                        {"general.name", adapter.folder().filename().string()},
+                                        {"general.name", adapter.path().filename().string()},
                                         {"general.file_type", uint32_t{0}},
                                         {"adapter.type", std::string("lora")},
                                         {"adapter.lora.alpha", alpha}},

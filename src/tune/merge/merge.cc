@@ -91,7 +91,7 @@ MergePlan::MergePlan(const BaseTensors& base, std::span<const PeftAdapter> adapt
 
 void MergePlan::add_module(const BaseTensors& base, const PeftAdapter& adapter, const std::string& path,
                            const PeftModule& module) {
-  const std::string where = adapter.folder().string() + ": " + path;
+  const std::string where = adapter.path().string() + ": " + path;
   if (module.a != nullptr || module.new_weight != nullptr) {
     const BaseTensor& weight = find_target(base, path + ".weight", where);
     TensorEdit edit;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <numeric>
 
 #include "base/error.h"
@@ -29,16 +30,13 @@ WeightSource rows_of(ConstMat rows) {
   return source;
 }
 
-std::vector<float> read_adapter_tensor(const AdapterFile& adapter, const TensorView& tensor) {
-  const int64_t rows = tensor.shape[0], cols = tensor.shape[1];
-  const size_t row_bytes = dtype_row_bytes(tensor.dtype, cols);
-  std::vector<float> values(static_cast<size_t>(rows * cols));
-  for (int64_t r = 0; r < rows; ++r) {
-    dequantize_row(tensor.dtype, tensor.data.data() + static_cast<size_t>(r) * row_bytes, cols,
-                   values.data() + r * cols);
-  }
+std::vector<float> read_adapter_tensor(const AdapterFile& adapter, const StoredTensor& tensor) {
+  std::vector<std::byte> room;
+  const TensorView view = tensor.read(DType::kF32, room);
+  std::vector<float> values(view.data.size() / sizeof(float));
+  std::memcpy(values.data(), view.data.data(), view.data.size());
   if (!std::all_of(values.begin(), values.end(), [](float value) { return std::isfinite(value); }))
-    fail(ErrorCode::kDataCorrupt, "{}: the adapter holds NaN or infinity", adapter.folder().string());
+    fail(ErrorCode::kDataCorrupt, "{}: the adapter holds NaN or infinity", adapter.path().string());
   return values;
 }
 
@@ -62,7 +60,7 @@ void merge_into_base(Model& model, TrainingBackend& backend, const AdapterFile& 
     fail(ErrorCode::kUnsupported,
          "{}: an adapter cannot be merged into a quantised base; leave out quantization_bit, or train on a "
          "merged model (polylora export)",
-         adapter.folder().string());
+         adapter.path().string());
   }
   const auto modules = linear_modules(model.config);
   for (int layer = 0; layer < model.config.num_layers; ++layer) {

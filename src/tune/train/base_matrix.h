@@ -21,7 +21,7 @@ WeightSource rows_of(ConstMat rows);
 
 /// A or B of an adapter's pair as floats [rows * cols]. Throws kDataCorrupt, naming the adapter, for NaN or
 /// infinity: one would spread to every weight that it meets.
-std::vector<float> read_adapter_tensor(const AdapterFile& adapter, const TensorView& tensor);
+std::vector<float> read_adapter_tensor(const AdapterFile& adapter, const StoredTensor& tensor);
 
 /// Calls fn(module, rows) for each linear module of the fused matrix at (layer, site): rows is w[N,K] of that
 /// module in f32, which fn may change; the matrix is then packed again in `format`. One layer at a time;

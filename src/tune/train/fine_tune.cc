@@ -72,13 +72,12 @@ void prepare_output_dir(const TrainConfig& config, bool resumes) {
 
 /// An adapter that is trained further: its own rank and targets hold, not the configuration's.
 LoraSettings settings_of(const AdapterFile& file, const ModelConfig& model) {
-  const fs::path path = file.folder() / "adapter_config.json";
-  const AdapterConfig peft = parse_adapter_config(read_text_file(path), path.string());
+  const AdapterConfig& peft = file.config();
   if (!peft.rank_pattern.empty() || !peft.alpha_pattern.empty()) {
     fail(ErrorCode::kUnsupported,
          "{}: an adapter with rank_pattern or alpha_pattern cannot be trained further; merge it "
          "(create_new_adapter: true) and train a new one",
-         path.string());
+         file.path().string());
   }
   LoraSettings settings;
   settings.rank = peft.r;

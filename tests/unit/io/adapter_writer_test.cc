@@ -74,10 +74,10 @@ TEST_F(AdapterWriter, OurOwnReaderFindsTheSameAdapter) {
     return view.dtype == DType::kF32 &&
            std::equal(view.data.begin(), view.data.end(), bytes.begin(), bytes.end());
   };
-  EXPECT_TRUE(same(q.a, qa_));
-  EXPECT_TRUE(same(q.b, qb_));
-  EXPECT_TRUE(same(down.a, da_));
-  EXPECT_TRUE(same(down.b, db_));
+  EXPECT_TRUE(same(q.a.stored, qa_));
+  EXPECT_TRUE(same(q.b.stored, qb_));
+  EXPECT_TRUE(same(down.a.stored, da_));
+  EXPECT_TRUE(same(down.b.stored, db_));
 }
 
 /// The keys, and their order, of a folder that PEFT 0.18.1 wrote.
