@@ -124,9 +124,12 @@ class PerplexityBench {
       }
       for (const LoraModule& module : adapters_) {
         const AdapterFile file(module.path, loaded.model->config);
+        if (file.vocab_size() != loaded.model->config.vocab_size)
+          fail(ErrorCode::kUnsupported, "{}: an adapter with a vocabulary of its own", module.path.string());
         for (const std::string& lora : lora_dtypes_) {
           const ServeFlags formats = serve_flags(flags_, dtype, kv, lora);
-          const std::unique_ptr<Adapter> adapter = file.load(*loaded.backend, formats.adapters.dtype);
+          const std::unique_ptr<Adapter> adapter =
+              file.load(*loaded.model, *loaded.backend, formats.adapters.dtype);
           measure(loaded, tokens, formats, adapter.get(), {dtype, kv, module.name, lora, {}, 0});
         }
       }

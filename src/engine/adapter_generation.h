@@ -28,7 +28,7 @@ class AdapterGeneration {
   std::string base_model_name;
   int64_t rank = 0;
   int vocab_size = 0;              // 0: the base model's
-  bool stackable = true;           // as far as the files' headers tell
+  bool stackable = true;           // as the files' headers tell
   std::vector<StackTerm> members;  // of a stack; empty: an adapter
   std::atomic<uint64_t> content_hash{0};
 

@@ -40,8 +40,8 @@ uint64_t next_generation_id() {
 }
 
 struct AdapterRegistry::State {
-  State(const ModelConfig& config_, Backend& backend_, const AdapterRegistryOptions& options_)
-      : config(config_),
+  State(const Model& model_, Backend& backend_, const AdapterRegistryOptions& options_)
+      : model(model_),
         backend(backend_),
         options(options_),
         budget(std::make_shared<AdapterBudget>(options_.memory_bytes, options_.max_cpu_loras)) {}
@@ -51,7 +51,7 @@ struct AdapterRegistry::State {
     AdapterBudget::Reservation reservation;
   };
 
-  const ModelConfig& config;
+  const Model& model;
   Backend& backend;
   const AdapterRegistryOptions options;
   const std::shared_ptr<AdapterBudget> budget;
@@ -159,7 +159,7 @@ LoadedAdapter AdapterRegistry::State::load(const AdapterGeneration& generation, 
   }
   auto resident = std::make_shared<ResidentAdapter>();
   resident->reservation = std::move(reservation);
-  resident->adapter = file.load(backend, options.dtype);
+  resident->adapter = file.load(model, backend, options.dtype);
   resident->reservation.resize(resident->adapter->bytes());
   loaded.weights = std::shared_ptr<const Adapter>(resident, resident->adapter.get());
   loaded.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -186,7 +186,7 @@ void AdapterRegistry::State::run_job(LoadJob job) {
   std::optional<Error> error;
   LoadedAdapter loaded;
   try {
-    loaded = load(*generation, AdapterFile(generation->path, config), std::move(job.reservation));
+    loaded = load(*generation, AdapterFile(generation->path, model.config), std::move(job.reservation));
   } catch (const Error& problem) {
     error = problem;
   } catch (const std::exception& problem) {
@@ -210,9 +210,8 @@ void AdapterRegistry::State::call_wake() {
 
 // ----------------------------------------------------------------------------------------------- registry
 
-AdapterRegistry::AdapterRegistry(const ModelConfig& config, Backend& backend,
-                                 const AdapterRegistryOptions& options)
-    : state_(std::make_unique<State>(config, backend, options)) {
+AdapterRegistry::AdapterRegistry(const Model& model, Backend& backend, const AdapterRegistryOptions& options)
+    : state_(std::make_unique<State>(model, backend, options)) {
   state_->loader = std::thread([state = state_.get()] { state->load_in_background(); });
 }
 
@@ -314,13 +313,15 @@ void AdapterRegistry::add(const std::string& name, const std::filesystem::path& 
   }
   if (old != nullptr && !replace) fail_name_taken(name);
 
-  const AdapterFile file(path, state.config);
+  const AdapterFile file(path, state.model.config);
   check_limits(name, file, state.options);
   const auto generation = std::make_shared<AdapterGeneration>();
   generation->name = name;
   generation->path = path;
   generation->base_model_name = base_model_name;
   generation->rank = file.max_rank();
+  generation->vocab_size = file.vocab_size();
+  generation->stackable = file.stackable();
   generation->bytes = file.packed_bytes(state.options.dtype);
 
   if (mode == LoadMode::kNow) {

@@ -23,6 +23,7 @@
 #include "engine/request.h"
 #include "io/adapter_file.h"
 #include "model/adapter.h"
+#include "model/weights.h"
 #include "ops/backend.h"
 
 namespace polylora {
@@ -48,7 +49,8 @@ struct AdapterInfo {
 /// Thread-safe. Loading runs on the registry's own thread (or the caller's, where said).
 class AdapterRegistry {
  public:
-  AdapterRegistry(const ModelConfig& config, Backend& backend, const AdapterRegistryOptions& options);
+  /// `model` and `backend` must outlive it.
+  AdapterRegistry(const Model& model, Backend& backend, const AdapterRegistryOptions& options);
   ~AdapterRegistry();
 
   /// Called (on the loader thread) whenever a background load ends, well or not; set once before serving.

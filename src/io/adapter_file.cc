@@ -15,39 +15,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr int kLoadThreads =
-    2;  // halves the wait for an adapter on an idle server, takes little from a busy one
-
-void refuse_unserved(const AdapterConfig& config, const std::string& where) {
-  const auto refuse = [&](std::string_view feature) {
-    fail(ErrorCode::kUnsupported, "{}: {} is not supported yet", where, feature);
-  };
-  if (config.use_dora) refuse("DoRA (use_dora)");
-  if (config.lora_bias) refuse("lora_bias");
-  if (config.fan_in_fan_out) refuse("fan_in_fan_out");
-  if (!config.modules_to_save.empty()) refuse("modules_to_save");
-  if (config.bias != "none") refuse("bias '" + config.bias + "'");
-}
-
-/// Why a tensor cannot be served; empty when it can, given a module to go with.
-std::string_view refusal_of(const AdapterPart& part) {
-  switch (part.role) {
-    case AdapterRole::kMagnitude:
-      return "DoRA is not supported yet";
-    case AdapterRole::kEmbeddingA:
-    case AdapterRole::kEmbeddingB:
-      return "LoRA on embed_tokens is not supported yet";
-    case AdapterRole::kWeight:
-      return "modules trained in full (modules_to_save) are not supported yet";
-    case AdapterRole::kLoraBias:
-    case AdapterRole::kBias:
-      return "adapters with biases are not supported yet";
-    case AdapterRole::kLoraA:
-    case AdapterRole::kLoraB:
-      break;
-  }
-  return part.module_path.ends_with("lm_head") ? "LoRA on lm_head is not supported yet" : "";
-}
+constexpr int64_t kMaxVocabulary = int64_t{1} << 24;
+constexpr std::string_view kEmbedding = "model.embed_tokens";
+constexpr std::string_view kLmHead = "lm_head";
 
 struct ModuleAddress {
   int layer = 0;
@@ -65,42 +35,115 @@ std::map<std::string, ModuleAddress> module_addresses(const ModelConfig& config)
   return addresses;
 }
 
+/// 1-D tensors: cols is 0.
 void check_shape(const StoredTensor& tensor, int64_t rows, int64_t cols, const std::string& where) {
-  if (tensor.shape == std::vector<int64_t>{rows, cols}) return;
-  fail(ErrorCode::kDataCorrupt, "{}: shape [{}] does not fit this base model, which wants [{}, {}]", where,
-       fmt::join(tensor.shape, ", "), rows, cols);
+  const std::vector<int64_t> wanted =
+      cols == 0 ? std::vector<int64_t>{rows} : std::vector<int64_t>{rows, cols};
+  if (tensor.shape == wanted) return;
+  fail(ErrorCode::kDataCorrupt, "{}: shape [{}] does not fit this base model, which wants [{}]", where,
+       fmt::join(tensor.shape, ", "), fmt::join(wanted, ", "));
 }
 
-/// The two tensors of one module.
-struct FoundPair {
-  const StoredTensor* a = nullptr;
-  const StoredTensor* b = nullptr;
+/// What the file holds for one module.
+struct FoundModule {
+  std::map<AdapterRole, const AdapterPart*> parts;
+
+  std::optional<StoredTensor> take(AdapterRole role) {
+    const auto found = parts.find(role);
+    if (found == parts.end()) return std::nullopt;
+    const StoredTensor tensor = found->second->tensor;
+    parts.erase(found);
+    return tensor;
+  }
 };
 
-/// The pair's rank, after checking that both tensors are there, agree with it and fit the module.
-int64_t check_pair(const FoundPair& pair, const LinearModule& module, int64_t config_rank,
-                   const std::string& where) {
-  if (pair.a == nullptr || pair.b == nullptr)
-    fail(ErrorCode::kDataCorrupt, "{}: {} is missing", where, pair.a == nullptr ? "lora_A" : "lora_B");
-  const int64_t rank = pair.a->shape.empty() ? 0 : pair.a->shape.front();
-  if (rank != config_rank) {
-    fail(ErrorCode::kDataCorrupt, "{}.lora_A has rank {}, but adapter_config.json says {}", where, rank,
-         config_rank);
+/// The two tensors of a pair, or neither.
+struct FoundPair {
+  std::optional<StoredTensor> a, b;
+  int64_t rank = 0;
+
+  FoundPair(FoundModule& found, AdapterRole a_role, AdapterRole b_role, int64_t config_rank,
+            const std::string& where)
+      : a(found.take(a_role)), b(found.take(b_role)) {
+    if (!a && !b) return;
+    if (!a || !b)
+      fail(ErrorCode::kDataCorrupt, "{}: {} is missing", where, adapter_role_name(a ? b_role : a_role));
+    rank = a->shape.empty() ? 0 : a->shape.front();
+    if (rank != config_rank) {
+      fail(ErrorCode::kDataCorrupt, "{}.lora_A has rank {}, but adapter_config.json says {}", where, rank,
+           config_rank);
+    }
   }
-  check_shape(*pair.a, rank, module.k, where + ".lora_A");
-  check_shape(*pair.b, module.n_count, rank, where + ".lora_B");
-  return rank;
+};
+
+/// embed_tokens or lm_head.
+AdapterMatrix take_matrix(FoundModule& found, AdapterRole a_role, AdapterRole b_role,
+                          const AdapterConfig& peft, const std::string& path, const ModelConfig& model,
+                          const std::string& where) {
+  AdapterMatrix matrix{.full = found.take(AdapterRole::kWeight), .a = {}, .b = {}};
+  if (matrix.full) {
+    const int64_t rows = matrix.full->shape.empty() ? 0 : matrix.full->shape.front();
+    check_shape(*matrix.full, std::clamp<int64_t>(rows, 1, kMaxVocabulary), model.hidden_size, where);
+  }
+  FoundPair pair(found, a_role, b_role, peft.rank_of(path), where);
+  if (!pair.a) return matrix;
+  const int64_t vocabulary = matrix.full ? matrix.full->shape.front() : model.vocab_size;
+  const bool embeds = a_role == AdapterRole::kEmbeddingA;
+  check_shape(*pair.a, pair.rank, embeds ? vocabulary : model.hidden_size, where + " A");
+  check_shape(*pair.b, embeds ? model.hidden_size : vocabulary, pair.rank, where + " B");
+  matrix.rank = pair.rank;
+  matrix.scale = peft.scale_of(path);
+  matrix.a = std::move(pair.a);
+  matrix.b = std::move(pair.b);
+  return matrix;
+}
+
+/// The pair of a linear; empty when the file has none for it.
+std::optional<AdapterPair> take_pair(FoundModule& found, ModuleAddress address, const LinearModule& module,
+                                     const AdapterConfig& peft, const std::string& where) {
+  const std::string path = module_path(address.layer, module);
+  FoundPair pair(found, AdapterRole::kLoraA, AdapterRole::kLoraB, peft.rank_of(path), where);
+  if (!pair.a) return std::nullopt;
+  check_shape(*pair.a, pair.rank, module.k, where + ".lora_A");
+  check_shape(*pair.b, module.n_count, pair.rank, where + ".lora_B");
+  AdapterPair taken{.layer = address.layer,
+                    .module = address.module,
+                    .rank = pair.rank,
+                    .scale = peft.scale_of(path),
+                    .a = std::move(*pair.a),
+                    .b = std::move(*pair.b),
+                    .magnitude = found.take(AdapterRole::kMagnitude),
+                    .bias = found.take(AdapterRole::kLoraBias)};
+  if (taken.magnitude) check_shape(*taken.magnitude, module.n_count, 0, where + ".lora_magnitude_vector");
+  if (taken.bias) check_shape(*taken.bias, module.n_count, 0, where + ".lora_B.bias");
+  if (peft.use_dora && !taken.magnitude)
+    fail(ErrorCode::kDataCorrupt, "{}: use_dora, but lora_magnitude_vector is missing", where);
+  return taken;
+}
+
+/// The same matrix with rows and columns exchanged.
+StoredTensor transposed(StoredTensor tensor) {
+  std::swap(tensor.shape[0], tensor.shape[1]);
+  tensor.layout = tensor.layout == StoredLayout::kRows ? StoredLayout::kTransposed : StoredLayout::kRows;
+  return tensor;
+}
+
+/// A tied lm_head follows the embedding.
+AdapterMatrix head_tied_to(const AdapterMatrix& embedding) {
+  AdapterMatrix head{
+      .full = embedding.full, .a = {}, .b = {}, .rank = embedding.rank, .scale = embedding.scale};
+  if (embedding.a) head.a = transposed(*embedding.b), head.b = transposed(*embedding.a);
+  return head;
 }
 
 void check_targets(const TargetModules& targets, const std::map<std::string, ModuleAddress>& addresses,
                    const std::string& where) {
   const bool any = std::any_of(addresses.begin(), addresses.end(),
                                [&](const auto& entry) { return targets.matches(entry.first); });
-  if (any) return;
+  if (any || targets.matches(std::string(kEmbedding)) || targets.matches(std::string(kLmHead))) return;
   fail(ErrorCode::kUnsupported,
        "{}: target_modules {} names no linear layer of this base model; known: q_proj, k_proj, v_proj, "
-       "o_proj, "
-       "gate_proj, up_proj, down_proj",
+       "o_proj, gate_proj, up_proj, down_proj, embed_tokens, lm_head",
        where, targets.text);
 }
 
@@ -108,37 +151,73 @@ void check_targets(const TargetModules& targets, const std::map<std::string, Mod
 
 AdapterFile::AdapterFile(const fs::path& path, const ModelConfig& config)
     : source_(open_adapter(path)), model_(config) {
-  refuse_unserved(source_.config, source_.config_path.string());
-  resolve_pairs();
+  if (source_.config.fan_in_fan_out) {
+    fail(ErrorCode::kUnsupported, "{}: fan_in_fan_out is for models that are not served here",
+         source_.config_path.string());
+  }
+  resolve();
 }
 
-void AdapterFile::resolve_pairs() {
+void AdapterFile::resolve() {
   const std::string file = source_.file().path().string();
   const auto addresses = module_addresses(model_);
   const auto modules = linear_modules(model_);
   const AdapterConfig& peft = source_.config;
   if (peft.target_modules) check_targets(*peft.target_modules, addresses, source_.path.string());
 
-  std::map<std::string, FoundPair> found;  // by module path
-  for (const AdapterPart& part : source_.parts) {
-    const std::string_view refusal = refusal_of(part);
-    if (!refusal.empty()) fail(ErrorCode::kUnsupported, "{}: tensor {}: {}", file, part.key, refusal);
-    if (!addresses.contains(part.module_path))
-      fail(ErrorCode::kUnsupported, "{}: tensor {} matches no module of the base model", file, part.key);
-    FoundPair& pair = found[part.module_path];
-    (part.role == AdapterRole::kLoraA ? pair.a : pair.b) = &part.tensor;
+  std::map<std::string, FoundModule> found;  // by module path
+  for (const AdapterPart& part : source_.parts) found[part.module_path].parts[part.role] = &part;
+  for (auto& [path, module] : found) {
+    const std::string at = file + ": " + path;
+    if (path == kEmbedding) {
+      embedding_ =
+          take_matrix(module, AdapterRole::kEmbeddingA, AdapterRole::kEmbeddingB, peft, path, model_, at);
+    } else if (path == kLmHead) {
+      lm_head_ = take_matrix(module, AdapterRole::kLoraA, AdapterRole::kLoraB, peft, path, model_, at);
+    } else if (const auto address = addresses.find(path); address != addresses.end()) {
+      const LinearModule& linear = modules[static_cast<size_t>(address->second.module)];
+      if (auto pair = take_pair(module, address->second, linear, peft, at))
+        pairs_.push_back(std::move(*pair));
+      if (auto bias = module.take(AdapterRole::kBias)) {
+        check_shape(*bias, linear.n_count, 0, at + ".bias");
+        biases_.push_back({address->second.layer, address->second.module, std::move(*bias)});
+      }
+    }
+    if (!module.parts.empty()) {
+      fail(ErrorCode::kUnsupported, "{}: tensor {} matches no module of the base model that it could be for",
+           file, module.parts.begin()->second->key);
+    }
   }
-  if (found.empty()) fail(ErrorCode::kDataCorrupt, "{}: the adapter holds no LoRA tensors", file);
-
-  for (const auto& [path, pair] : found) {
-    const ModuleAddress address = addresses.at(path);
-    const LinearModule& module = modules[static_cast<size_t>(address.module)];
-    const int64_t rank = check_pair(pair, module, peft.rank_of(path), file + ": " + path);
-    pairs_.push_back({address.layer, address.module, rank, peft.scale_of(path), *pair.a, *pair.b});
-    max_rank_ = std::max(max_rank_, rank);
-  }
+  if (pairs_.empty() && biases_.empty() && embedding_.empty() && lm_head_.empty())
+    fail(ErrorCode::kDataCorrupt, "{}: the adapter holds no LoRA tensors", file);
+  resolve_vocabulary(file);
+  max_rank_ = std::max(embedding_.rank, lm_head_.rank);
+  for (const AdapterPair& pair : pairs_) max_rank_ = std::max(max_rank_, pair.rank);
   const auto order = [](const AdapterPair& pair) { return std::pair(pair.layer, pair.module); };
   std::sort(pairs_.begin(), pairs_.end(), [&](const auto& x, const auto& y) { return order(x) < order(y); });
+}
+/// Token ids index the embedding, and lm_head yields them: both must have the same.
+void AdapterFile::resolve_vocabulary(const std::string& file) {
+  const int64_t embedded = embedding_.full ? embedding_.full->shape.front() : model_.vocab_size;
+  const bool follows = source_.config.ensure_weight_tying || embedded != model_.vocab_size;
+  if (model_.tie_word_embeddings && follows && lm_head_.empty()) lm_head_ = head_tied_to(embedding_);
+  if (vocab_size() != embedded) {
+    fail(ErrorCode::kDataCorrupt, "{}: embed_tokens has {} tokens and lm_head {}; they must agree", file,
+         embedded, vocab_size());
+  }
+}
+
+int AdapterFile::vocab_size() const {
+  return lm_head_.full ? static_cast<int>(lm_head_.full->shape.front()) : model_.vocab_size;
+}
+
+bool AdapterFile::stackable() const {
+  const auto is_plain = [](const AdapterPair& pair) { return !pair.magnitude && !pair.bias; };
+  return biases_.empty() && !embedding_.full && !lm_head_.full && std::ranges::all_of(pairs_, is_plain);
+}
+
+bool AdapterFile::pairs_only() const {
+  return stackable() && embedding_.empty() && lm_head_.empty();
 }
 
 size_t AdapterFile::packed_bytes(DType dtype) const {
@@ -149,52 +228,15 @@ size_t AdapterFile::packed_bytes(DType dtype) const {
     const LinearModule& module = modules[static_cast<size_t>(pair.module)];
     const int64_t padded_rank = (pair.rank + 15) / 16 * 16, padded_n = (module.n_count + 15) / 16 * 16;
     total += static_cast<size_t>(padded_rank * module.k + padded_n * pair.rank) * element;
+    if (pair.magnitude || pair.bias) total += static_cast<size_t>(2 * module.n_count) * sizeof(float);
+  }
+  for (const AdapterMatrix* matrix : {&embedding_, &lm_head_}) {
+    const auto vocabulary = static_cast<size_t>(vocab_size()),
+               width = static_cast<size_t>(model_.hidden_size);
+    if (matrix->full) total += vocabulary * width * sizeof(uint16_t);
+    total += (vocabulary + width) * static_cast<size_t>(matrix->rank) * element;
   }
   return total;
-}
-
-/// Pairs are sorted by layer and module, so those of one fused linear stand next to each other.
-std::vector<AdapterFile::SitePairs> AdapterFile::pairs_by_site() const {
-  const auto modules = linear_modules(model_);
-  std::vector<SitePairs> sites;
-  for (const AdapterPair& pair : pairs_) {
-    const Site site = modules[static_cast<size_t>(pair.module)].site;
-    if (sites.empty() || sites.back().layer != pair.layer || sites.back().site != site)
-      sites.push_back({pair.layer, site, std::span(&pair, 0)});
-    sites.back().pairs = {sites.back().pairs.data(), sites.back().pairs.size() + 1};
-  }
-  return sites;
-}
-
-std::unique_ptr<LoraWeight> AdapterFile::load_site(const SitePairs& site, Backend& backend,
-                                                   DType dtype) const {
-  const auto modules = linear_modules(model_);
-  const LinearModule& first = modules[static_cast<size_t>(site.pairs.front().module)];
-  LoraSource source{.k = first.k, .n = site_rows(model_, site.site), .pairs = {}};
-  std::vector<std::vector<std::byte>> rooms(2 * site.pairs.size());
-  for (size_t i = 0; i < site.pairs.size(); ++i) {
-    const AdapterPair& pair = site.pairs[i];
-    const LinearModule& module = modules[static_cast<size_t>(pair.module)];
-    const std::string where = source_.path.string() + ": " + module_path(pair.layer, module);
-    const TensorView a = pair.a.read(pair.dtype(), rooms[2 * i]),
-                     b = pair.b.read(pair.dtype(), rooms[2 * i + 1]);
-    check_finite(a, where + ".lora_A");
-    check_finite(b, where + ".lora_B");
-    source.pairs.push_back(
-        {module.n_begin, module.n_count, pair.rank, pair.scale, a.data.data(), b.data.data(), pair.dtype()});
-  }
-  return backend.pack_lora(source, dtype);
-}
-
-std::unique_ptr<Adapter> AdapterFile::load(Backend& backend, DType dtype) const {
-  const std::vector<SitePairs> sites = pairs_by_site();
-  auto adapter = std::make_unique<Adapter>(model_.num_layers);
-  std::atomic<size_t> next{0};
-  run_on_threads(kLoadThreads, [&](int) {
-    for (size_t i; (i = next.fetch_add(1)) < sites.size();)
-      adapter->set(sites[i].layer, sites[i].site, load_site(sites[i], backend, dtype));
-  });
-  return adapter;
 }
 
 }  // namespace polylora

@@ -116,6 +116,7 @@ void ForwardPass::logits(std::span<const int32_t> rows, Mat out) {
           lora_groups_.push_back({group.row_begin - begin, group.row_end - begin, lora, term.factor});
       }
     }
+    check(weight.rows() <= out.cols, "room for the logits of an adapter's own lm_head");
     const Mat to = out.row_range(begin, end - begin).columns(0, weight.rows());
     backend_.linear(to, normed.row_range(begin, end - begin), weight, {}, lora_groups_);
   });

@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "io/adapter_file.h"
+#include "model/random_model.h"
 #include "io_fuzz_file.h"
 
 namespace polylora {
@@ -44,6 +45,7 @@ void link(const char* name, const std::filesystem::path& target) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace polylora;
   static const std::unique_ptr<Backend> backend = make_backend({.name = "ref"});
+  static const std::unique_ptr<Model> model = make_random_model(tiny_model(), *backend, WeightFormat::kF32);
   const uint8_t* split = std::find(data, data + size, 0);
   const uint8_t* tensors_begin = std::min(split + 1, data + size);
   const FuzzFile config(data, static_cast<size_t>(split - data));
@@ -51,7 +53,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   link("adapter_config.json", config.path());
   link("adapter_model.safetensors", tensors.path());
   try {
-    AdapterFile(folder(), tiny_model()).load(*backend, DType::kF32);
+    AdapterFile(folder(), model->config).load(*model, *backend, DType::kF32);
   } catch (const Error&) {
   }
   return 0;

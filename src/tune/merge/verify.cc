@@ -60,6 +60,7 @@ class Runner {
                                     config.head_dim, format.dtype});
   }
 
+  const Model& model() const { return *model_; }
   int vocab() const { return model_->config.vocab_size; }
 
   /// Runs ids at positions [start, …); logits of the last `out.rows` of them.
@@ -230,10 +231,15 @@ VerifyReport verify_merge(const VerifyOptions& options, const ProgressFn& progre
   {
     const auto checkpoint = Checkpoint::open(options.base);
     const AdapterFile file(options.adapter, checkpoint->config());
+    if (file.vocab_size() != checkpoint->config().vocab_size) {
+      fail(ErrorCode::kUnsupported,
+           "{}: the adapter has a vocabulary of its own, which verify does not compare",
+           options.adapter.string());
+    }
     auto prompts = make_prompts(*checkpoint, options.prompts);
     positions = longest(prompts, options.tokens, checkpoint->config());
     Runner runner(*checkpoint, *backend, format, positions);
-    const auto adapter = file.load(*backend, format.dtype);
+    const auto adapter = file.load(runner.model(), *backend, format.dtype);
     vocab = runner.vocab();
     for (auto& prompt : prompts) {
       sequences.push_back(continue_prompt(runner, std::move(prompt), adapter.get(), options.tokens));

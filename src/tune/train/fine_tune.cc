@@ -107,8 +107,15 @@ struct GivenAdapters {
   std::unique_ptr<AdapterFile> continued;
 
   GivenAdapters(const TrainConfig& config, const ModelConfig& model) {
-    for (const std::string& folder : config.adapter_name_or_path)
+    for (const std::string& folder : config.adapter_name_or_path) {
       merged.push_back(std::make_unique<AdapterFile>(folder, model));
+      if (merged.back()->pairs_only()) continue;
+      fail(ErrorCode::kUnsupported,
+           "{}: an adapter with DoRA, biases or parts for embed_tokens or lm_head cannot be trained further; "
+           "merge "
+           "it (polylora export) and train on the merged model",
+           folder);
+    }
     if (config.create_new_adapter || merged.empty()) return;
     continued = std::move(merged.back());
     merged.pop_back();

@@ -42,12 +42,12 @@ class LoraWatchTest : public ::testing::Test {
     return place;
   }
 
-  const ModelConfig config_ = testing::tiny_config();
   const std::unique_ptr<Backend> backend_ = make_backend({.name = "cpu", .threads = 1});
+  const Model model_ = testing::tiny_model(*backend_);
   const testing::TempFolder folder_;
   const fs::path out_;
   AdapterRegistry registry_{
-      config_, *backend_, {.dtype = DType::kF32, .memory_bytes = 1 << 20, .max_lora_rank = 8}};
+      model_, *backend_, {.dtype = DType::kF32, .memory_bytes = 1 << 20, .max_lora_rank = 8}};
   LoraPublisher publisher_;
   std::vector<std::string> removed_, warnings_;
   const Clock::time_point start_ = Clock::now();

@@ -32,7 +32,7 @@ class AdapterRegistryTest : public ::testing::Test {
  protected:
   std::unique_ptr<AdapterRegistry> make(size_t bytes = 1 << 20, int count = 0, int64_t rank = 0) {
     return std::make_unique<AdapterRegistry>(
-        config_, *backend_,
+        model_, *backend_,
         AdapterRegistryOptions{
             .dtype = DType::kF32, .memory_bytes = bytes, .max_lora_rank = rank, .max_cpu_loras = count});
   }
@@ -55,8 +55,8 @@ class AdapterRegistryTest : public ::testing::Test {
     return registry->resident_bytes();
   }
 
-  const ModelConfig config_ = testing::tiny_config();
   const std::unique_ptr<Backend> backend_ = make_backend({.name = "cpu", .threads = 1});
+  const Model model_ = testing::tiny_model(*backend_);
   const TempFolder folder_;
 };
 

@@ -257,7 +257,7 @@ class EngineTest : public ::testing::Test {
   const Model model_ = testing::tiny_model(backend_);
   const TempFolder folder_;
   AdapterRegistry registry_{
-      model_.config,
+      model_,
       backend_,
       {.dtype = DType::kBf16, .memory_bytes = 1 << 22, .max_lora_rank = 0, .max_cpu_loras = 0}};
 };
@@ -347,7 +347,7 @@ TEST_F(EngineTest, PreemptedRepliesAreBitIdentical) {
 
 TEST_F(EngineTest, ASmallAdapterBudgetOnlyCostsTime) {
   AdapterRegistry small(
-      model_.config, backend_,
+      model_, backend_,
       {.dtype = DType::kBf16, .memory_bytes = 1 << 22, .max_lora_rank = 0, .max_cpu_loras = 2});
   const std::vector<int32_t> prompt = {9, 8, 7};
   std::vector<std::vector<int32_t>> expected;

@@ -6,6 +6,7 @@
 #include "io/adapter_config.h"
 #include "io/checkpoint.h"
 #include "io/file_builders.h"
+#include "model/random_model.h"
 
 namespace polylora {
 namespace {
@@ -43,6 +44,11 @@ class AdapterFileTest : public testing::Test {
     folder_.write("adapter_config.json", config_.dump());
     tensors_.write(folder_.path() / "adapter_model.safetensors");
     return AdapterFile(folder_.path(), small_model());
+  }
+  static std::unique_ptr<Adapter> load(const AdapterFile& file, Backend& backend) {
+    static const std::unique_ptr<Model> model =
+        make_random_model(small_model(), *make_backend({.name = "ref"}), WeightFormat::kF32);
+    return file.load(*model, backend, DType::kF32);
   }
   void expect_refused(ErrorCode code, const std::vector<std::string>& parts) {
     expect_error(code, parts, [&] { open(); });
@@ -92,7 +98,7 @@ TEST_F(AdapterFileTest, LoadsThePairsOfAFusedLinearTogether) {
   tensors_.add_constant(kPrefix + "v_proj.lora_A.weight", 4, 32);
   tensors_.add_constant(kPrefix + "v_proj.lora_B.weight", 16, 4);
   const auto backend = make_backend({.name = "ref"});
-  const auto adapter = open().load(*backend, DType::kF32);
+  const auto adapter = load(open(), *backend);
   ASSERT_NE(adapter->weight(0, Site::kQkv), nullptr);
   EXPECT_EQ(adapter->weight(0, Site::kQkv)->total_rank(), 8);
   EXPECT_EQ(adapter->weight(0, Site::kO), nullptr);
@@ -127,14 +133,10 @@ TEST_F(AdapterFileTest, RefusesFeaturesByName) {
     expect_config_refused(key, value, ErrorCode::kUnsupported, part);
   };
   refused("peft_type", "IA3", "IA3");
-  refused("use_dora", true, "DoRA");
-  refused("lora_bias", true, "lora_bias");
   refused("fan_in_fan_out", true, "fan_in_fan_out");
   refused("use_qalora", true, "use_qalora");
-  refused("modules_to_save", {"lm_head"}, "modules_to_save");
   refused("layer_replication", {{0, 2}}, "layer_replication");
   refused("alora_invocation_tokens", {1, 2}, "alora_invocation_tokens");
-  refused("bias", "lora_only", "lora_only");
   refused("init_lora_weights", "pissa_niter_4", "pissa");
 }
 
@@ -164,11 +166,11 @@ TEST_F(AdapterFileTest, RefusesATensorThatMatchesNoModule) {
   const std::pair<std::string, std::string> cases[] = {
       {"base_model.model.model.layers.2.self_attn.q_proj.lora_A.weight", "layers.2"},
       {kPrefix + "c_attn.lora_A.weight", "c_attn"},
-      {kPrefix + "q_proj.lora_magnitude_vector", "DoRA"},
-      {kPrefix + "q_proj.lora_B.bias", "bias"},
-      {"base_model.model.model.embed_tokens.lora_embedding_A", "embed_tokens"},
-      {"base_model.model.lm_head.lora_A.weight", "lm_head"},
-      {"base_model.model.lm_head.modules_to_save.weight", "modules_to_save"},
+      {kPrefix + "k_proj.lora_magnitude_vector", "k_proj"},
+      {kPrefix + "k_proj.lora_B.bias", "k_proj"},
+      {kPrefix + "q_proj.lora_embedding_A", "q_proj"},
+      {kPrefix + "q_proj.modules_to_save.weight", "q_proj"},
+      {"base_model.model.model.layers.0.input_layernorm.weight", "input_layernorm"},
       {kPrefix + "q_proj.lora_A.other.weight", "lora_A.other"}};
   for (const auto& [key, part] : cases) {
     const TensorSet good = tensors_;
@@ -176,6 +178,55 @@ TEST_F(AdapterFileTest, RefusesATensorThatMatchesNoModule) {
     expect_refused(ErrorCode::kUnsupported, {"adapter_model.safetensors", part});
     tensors_ = good;
   }
+}
+
+TEST_F(AdapterFileTest, TellsWhatItCanBeUsedFor) {
+  EXPECT_TRUE(open().pairs_only());
+  EXPECT_EQ(open().vocab_size(), 64);
+  tensors_.add_constant("base_model.model.lm_head.lora_A.weight", 4, 32);
+  tensors_.add_constant("base_model.model.lm_head.lora_B.weight", 64, 4);
+  EXPECT_FALSE(open().pairs_only());
+  EXPECT_TRUE(open().stackable());
+  tensors_.add_vector(kPrefix + "q_proj.lora_B.bias", 32);
+  EXPECT_FALSE(open().stackable());
+}
+
+TEST_F(AdapterFileTest, AVocabularyOfItsOwnMustBeThatOfBothEmbeddings) {
+  tensors_.add_constant("base_model.model.lm_head.weight", 70, 32);
+  expect_refused(ErrorCode::kDataCorrupt, {"embed_tokens has 64 tokens and lm_head 70"});
+  tensors_.add_constant("base_model.model.model.embed_tokens.weight", 70, 32);
+  EXPECT_EQ(open().vocab_size(), 70);
+  EXPECT_FALSE(open().stackable());
+  tensors_.add_constant("base_model.model.model.embed_tokens.weight", 70, 31);
+  expect_refused(ErrorCode::kDataCorrupt, {"embed_tokens", "[70, 31]", "[70, 32]"});
+}
+
+TEST_F(AdapterFileTest, DoraNeedsAMagnitudeForEveryPair) {
+  config_["use_dora"] = true;
+  expect_refused(ErrorCode::kDataCorrupt, {"q_proj", "lora_magnitude_vector is missing"});
+  tensors_.add_vector(kPrefix + "q_proj.lora_magnitude_vector", 31);
+  expect_refused(ErrorCode::kDataCorrupt, {"q_proj.lora_magnitude_vector", "[31]", "[32]"});
+  tensors_.add_vector(kPrefix + "q_proj.lora_magnitude_vector", 32);
+  const auto backend = make_backend({.name = "ref"});
+  const auto adapter = load(open(), *backend);
+  EXPECT_EQ(adapter->gain(0, Site::kQkv).size(), 64u);
+  EXPECT_EQ(adapter->gain(0, Site::kQkv)[40], 1.0f) << "k_proj has none";
+  EXPECT_TRUE(adapter->gain(1, Site::kQkv).empty());
+}
+
+TEST_F(AdapterFileTest, DropsAMatrixThatIsTheBases) {
+  const auto backend = make_backend({.name = "ref"});
+  const auto model = make_random_model(small_model(), *backend, WeightFormat::kF32);
+  std::vector<float> same;
+  for (int64_t v = 0; v < 64; ++v) {
+    same.resize(same.size() + 32);
+    model->embedding->read_row(v, same.data() + 32 * v);
+  }
+  tensors_.add("base_model.model.model.embed_tokens.base_layer.weight", {64, 32}, same);
+  EXPECT_EQ(open().load(*model, *backend, DType::kF32)->embedding().full, nullptr);
+  same[77] += 1.0f;
+  tensors_.add("base_model.model.model.embed_tokens.base_layer.weight", {64, 32}, same);
+  EXPECT_NE(open().load(*model, *backend, DType::kF32)->embedding().full, nullptr);
 }
 
 TEST_F(AdapterFileTest, RefusesTheSameTensorUnderTwoSpellings) {
@@ -226,7 +277,7 @@ TEST_F(AdapterFileTest, NamesATensorThatHoldsNanOrInfinity) {
     tensors_.add(kPrefix + "q_proj.lora_B.weight", {32, 4}, values);
     const AdapterFile file = open();
     expect_error(ErrorCode::kDataCorrupt, {"model.layers.0.self_attn.q_proj.lora_B", "NaN or infinity"},
-                 [&] { file.load(*backend, DType::kF32); });
+                 [&] { load(file, *backend); });
   }
 }
 
@@ -261,7 +312,7 @@ TEST_F(AdapterFileTest, SurvivesMutatedTensors) {
   const std::string good = read_all(folder_.path() / "adapter_model.safetensors");
   survive_mutations(good, 1000, [&](const std::string& bytes) {
     folder_.write("adapter_model.safetensors", bytes);
-    AdapterFile(folder_.path(), small_model()).load(*backend, DType::kF32);
+    load(AdapterFile(folder_.path(), small_model()), *backend);
   });
 }
 

@@ -74,6 +74,9 @@ class TensorSet {
   TensorSet& add_constant(const std::string& name, int64_t rows, int64_t cols, float value = 0.5f) {
     return add(name, {rows, cols}, std::vector<float>(static_cast<size_t>(rows * cols), value));
   }
+  TensorSet& add_vector(const std::string& name, int64_t length, float value = 0.5f) {
+    return add(name, {length}, std::vector<float>(static_cast<size_t>(length), value));
+  }
   std::map<std::string, TensorView> views() const {
     std::map<std::string, TensorView> views;
     for (const auto& [name, values] : values_)

@@ -1,5 +1,5 @@
 // transformers + PEFT in f32 are the reference: last-token logits of every Llama checkpoint and adapter of
-// tests/data.
+// tests/data, and of the adapters in ../shared/golden where that is there.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -23,10 +23,12 @@ namespace {
 namespace fs = std::filesystem;
 
 const fs::path kData = POLYLORA_TEST_DATA;
+const fs::path kAllGolden = kData.parent_path().parent_path().parent_path() / "shared" / "golden";
 constexpr float kTolerance = 2e-4f;  // the strict bound of the references' README
 
 std::vector<std::string> folder_names(const fs::path& folder) {
   std::vector<std::string> names;
+  if (!fs::exists(folder)) return names;
   for (const auto& entry : fs::directory_iterator(folder)) names.push_back(entry.path().filename().string());
   std::sort(names.begin(), names.end());
   return names;
@@ -62,8 +64,8 @@ class GoldenForward : public testing::TestWithParam<std::tuple<std::string, std:
     return logits;
   }
 
-  void compare(const std::string& name, const Adapter* adapter) {
-    const fs::path stem = kData / "refs" / std::get<1>(GetParam()) / name;
+  void compare(const fs::path& golden, const std::string& name, const Adapter* adapter) {
+    const fs::path stem = golden / "refs" / std::get<1>(GetParam()) / name;
     const auto json = nlohmann::json::parse(std::ifstream(stem.string() + ".json"));
     const SafetensorsFile tensors(stem.string() + ".safetensors");
     for (const auto& item : json["cases"]) {
@@ -90,15 +92,17 @@ class GoldenForward : public testing::TestWithParam<std::tuple<std::string, std:
 };
 
 TEST_P(GoldenForward, BaseModel) {
-  compare("none", nullptr);
+  compare(kData, "none", nullptr);
 }
 
 TEST_P(GoldenForward, EveryAdapter) {
-  const fs::path root = kData / "adapters" / std::get<1>(GetParam());
-  for (const std::string& name : folder_names(root)) {
-    const AdapterFile file(root / name, model_->config);
-    const auto adapter = file.load(*backend_, DType::kF32);
-    compare(name, adapter.get());
+  for (const fs::path& golden : {kData, kAllGolden}) {
+    const fs::path root = golden / "adapters" / std::get<1>(GetParam());
+    for (const std::string& name : folder_names(root)) {
+      const AdapterFile file(root / name, model_->config);
+      const auto adapter = file.load(*model_, *backend_, DType::kF32);
+      compare(golden, name, adapter.get());
+    }
   }
 }
 
