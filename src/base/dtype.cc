@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
+#include "base/codes.h"
 #include "base/error.h"
 
 namespace polylora {
@@ -15,9 +17,11 @@ struct DTypeRow {
 };
 
 constexpr DTypeRow kRows[] = {
-    {"F32", 1, 4},    {"F16", 1, 2},    {"BF16", 1, 2},   {"F64", 1, 8}, {"I64", 1, 8},
-    {"I32", 1, 4},    {"I16", 1, 2},    {"I8", 1, 1},     {"U8", 1, 1},  {"BOOL", 1, 1},
-    {"Q8_0", 32, 34}, {"Q4_0", 32, 18}, {"Q4_1", 32, 20},
+    {"F32", 1, 4},      {"F16", 1, 2},        {"BF16", 1, 2},     {"F64", 1, 8},      {"I64", 1, 8},
+    {"I32", 1, 4},      {"I16", 1, 2},        {"I8", 1, 1},       {"U8", 1, 1},       {"BOOL", 1, 1},
+    {"Q8_0", 32, 34},   {"Q4_0", 32, 18},     {"Q4_1", 32, 20},   {"Q5_0", 32, 22},   {"Q5_1", 32, 24},
+    {"Q2_K", 256, 84},  {"Q3_K", 256, 110},   {"Q4_K", 256, 144}, {"Q5_K", 256, 176}, {"Q6_K", 256, 210},
+    {"IQ4_NL", 32, 18}, {"IQ4_XS", 256, 136}, {"F8_E4M3", 1, 1},
 };
 
 const DTypeRow& row_of(DType dtype) {
@@ -31,16 +35,13 @@ T load(const std::byte* at) {
   return value;
 }
 
-void dequantize_nibbles(const std::byte* block, int64_t blocks, bool has_min, float* out) {
-  const int header = has_min ? 4 : 2;
-  for (int64_t b = 0; b < blocks; ++b, block += header + 16, out += 32) {
-    const float scale = f16_to_f32(load<uint16_t>(block));
-    const float min = has_min ? f16_to_f32(load<uint16_t>(block + 2)) : -8.0f * scale;
-    for (int i = 0; i < 16; ++i) {
-      const auto pair = static_cast<uint8_t>(block[header + i]);
-      out[i] = scale * static_cast<float>(pair & 15) + min;
-      out[i + 16] = scale * static_cast<float>(pair >> 4) + min;
-    }
+void dequantize_blocks(DType dtype, const std::byte* block, int64_t n, float* out) {
+  const CodeFormat format = code_format(dtype);
+  const int size = dtype_block_size(dtype);
+  CodeBlock codes;
+  for (int64_t i = 0; i < n; i += size, block += dtype_block_bytes(dtype)) {
+    read_codes(dtype, block, codes);
+    widen_codes(format, codes, size, out + i);
   }
 }
 
@@ -71,19 +72,11 @@ void dequantize_row(DType dtype, const void* row, int64_t n, float* out) {
     case DType::kF64:
       for (int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(load<double>(bytes + 8 * i));
       return;
-    case DType::kQ8_0:
-      for (int64_t b = 0; b < n / 32; ++b, bytes += 34, out += 32) {
-        const float scale = f16_to_f32(load<uint16_t>(bytes));
-        for (int i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(static_cast<int8_t>(bytes[2 + i]));
-      }
-      return;
-    case DType::kQ4_0:
-      dequantize_nibbles(bytes, n / 32, false, out);
-      return;
-    case DType::kQ4_1:
-      dequantize_nibbles(bytes, n / 32, true, out);
+    case DType::kF8E4m3:
+      for (int64_t i = 0; i < n; ++i) out[i] = f8e4m3_to_f32(static_cast<uint8_t>(bytes[i]));
       return;
     default:
+      if (dtype_block_size(dtype) > 1) return dequantize_blocks(dtype, bytes, n, out);
       fail(ErrorCode::kUnsupported, "cannot read {} elements as weights", dtype_name(dtype));
   }
 }
@@ -136,6 +129,14 @@ float f16_to_f32(uint16_t bits) {
   }
   const uint32_t exponent32 = exponent == 31 ? 255u : exponent + 112u;
   return std::bit_cast<float>(sign | (exponent32 << 23) | (mantissa << 13));
+}
+
+float f8e4m3_to_f32(uint8_t bits) {
+  const float sign = bits & 0x80u ? -1.0f : 1.0f;
+  const int exponent = bits >> 3 & 15, mantissa = bits & 7;
+  if (exponent == 15 && mantissa == 7) return std::numeric_limits<float>::quiet_NaN();
+  if (exponent == 0) return sign * static_cast<float>(mantissa) * 0x1p-9f;
+  return sign * std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
 }
 
 uint16_t f32_to_f16(float value) {

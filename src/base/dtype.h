@@ -8,10 +8,8 @@
 
 namespace polylora {
 
-/// The block formats q8_0, q4_0, q4_1 are GGUF's (32 weights per block along a row):
-///   q8_0: f16 d, int8 q[32]              w = d*q
-///   q4_0: f16 d, nibbles q[16]           w = d*(q-8)      low nibbles = weights 0..15, high = 16..31
-///   q4_1: f16 d, f16 m, nibbles q[16]    w = d*q + m
+/// From kQ8_0 to kIq4Xs they are GGUF's block formats: 32 or 256 weights along a row, with scales of their
+/// own (base/codes.h takes them apart). kF8E4m3 has no infinity (OCP's E4M3, torch.float8_e4m3fn).
 enum class DType : uint8_t {
   kF32,
   kF16,
@@ -25,13 +23,23 @@ enum class DType : uint8_t {
   kBool,
   kQ8_0,
   kQ4_0,
-  kQ4_1
+  kQ4_1,
+  kQ5_0,
+  kQ5_1,
+  kQ2K,
+  kQ3K,
+  kQ4K,
+  kQ5K,
+  kQ6K,
+  kIq4Nl,
+  kIq4Xs,
+  kF8E4m3
 };
 
 /// "F32", "BF16", … as safetensors and GGUF spell them.
 std::string_view dtype_name(DType dtype);
 
-/// Elements per storage block (1 for plain types, 32 for GGUF blocks).
+/// Elements per storage block (1 for plain types, 32 or 256 for GGUF blocks).
 int dtype_block_size(DType dtype);
 
 /// Bytes of one storage block.
@@ -60,6 +68,7 @@ inline uint16_t f32_to_bf16(float value) {
   return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
+float f8e4m3_to_f32(uint8_t bits);
 float f16_to_f32(uint16_t bits);
 uint16_t f32_to_f16(float value);
 

@@ -48,8 +48,7 @@ void report_model(const LoadedModel& loaded, const ServeFlags& flags) {
   report("model", "{} ({}, {}, {} layers of {})", flags.load.model, loaded.format, config.model_type,
          config.num_layers, config.hidden_size);
   report("served as", "{}", fmt::join(flags.served_model_name, ", "));
-  report("computes", "{}, weights in {}", loaded.backend->description(),
-         weight_format_name(loaded.model->layers.front().at(Site::kQkv).weight->format()));
+  report("computes", "{}, weights: {}", loaded.backend->description(), loaded.model->formats);
 }
 
 void report_memory(const LoadedModel& loaded, const Engine& engine, const ServeFlags& flags) {

@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "io/hf_shards.h"
 #include "io/json_file.h"
+#include "io/quantized_tensors.h"
 
 namespace polylora {
 namespace {
@@ -15,13 +16,12 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 void refuse_quantised(const Json& config, const std::string& where) {
-  const auto found = config.find("quantization_config");
-  if (found == config.end() || found->is_null()) return;
-  const Json method = found->is_object() ? found->value("quant_method", Json("?")) : Json("?");
+  const std::string method = quantization_method(nlohmann::json(config));
+  if (method.empty()) return;
   fail(ErrorCode::kUnsupported,
        "{}: this base is quantised ({}); adapters cannot be merged into a quantised model: name the "
        "unquantised one in model_name_or_path",
-       where, method.is_string() ? method.get<std::string>() : method.dump());
+       where, method);
 }
 
 BaseTensor whole_tensor(const std::string& name, const TensorView& view) {

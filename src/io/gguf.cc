@@ -43,24 +43,24 @@ constexpr TensorType kTensorTypes[] = {
     {1, "F16", DType::kF16},
     {2, "Q4_0", DType::kQ4_0},
     {3, "Q4_1", DType::kQ4_1},
-    {6, "Q5_0", {}},
-    {7, "Q5_1", {}},
+    {6, "Q5_0", DType::kQ5_0},
+    {7, "Q5_1", DType::kQ5_1},
     {8, "Q8_0", DType::kQ8_0},
     {9, "Q8_1", {}},
-    {10, "Q2_K", {}},
-    {11, "Q3_K", {}},
-    {12, "Q4_K", {}},
-    {13, "Q5_K", {}},
-    {14, "Q6_K", {}},
+    {10, "Q2_K", DType::kQ2K},
+    {11, "Q3_K", DType::kQ3K},
+    {12, "Q4_K", DType::kQ4K},
+    {13, "Q5_K", DType::kQ5K},
+    {14, "Q6_K", DType::kQ6K},
     {15, "Q8_K", {}},
     {16, "IQ2_XXS", {}},
     {17, "IQ2_XS", {}},
     {18, "IQ3_XXS", {}},
     {19, "IQ1_S", {}},
-    {20, "IQ4_NL", {}},
+    {20, "IQ4_NL", DType::kIq4Nl},
     {21, "IQ3_S", {}},
     {22, "IQ2_S", {}},
-    {23, "IQ4_XS", {}},
+    {23, "IQ4_XS", DType::kIq4Xs},
     {24, "I8", {}},
     {25, "I16", {}},
     {26, "I32", {}},
@@ -184,12 +184,20 @@ struct TensorInfo {
   uint64_t offset = 0;  // from the start of the data section
 };
 
+std::string readable_types() {
+  std::string names;
+  for (const TensorType& type : kTensorTypes) {
+    if (type.dtype) names += fmt::format("{}{}", names.empty() ? "" : ", ", type.name);
+  }
+  return names;
+}
+
 DType readable_type(uint32_t id, const std::string& tensor, const std::string& file) {
   for (const TensorType& type : kTensorTypes) {
     if (type.id != id) continue;
     if (type.dtype) return *type.dtype;
-    fail(ErrorCode::kUnsupported, "{}: tensor {} is stored as {}; known: F32, F16, BF16, Q8_0, Q4_0, Q4_1",
-         file, tensor, type.name);
+    fail(ErrorCode::kUnsupported, "{}: tensor {} is stored as {}; known: {}", file, tensor, type.name,
+         readable_types());
   }
   fail(ErrorCode::kUnsupported, "{}: tensor {} has the unknown GGUF type {}", file, tensor, id);
 }

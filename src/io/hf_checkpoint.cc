@@ -8,6 +8,7 @@
 #include "base/file.h"
 #include "io/hf_shards.h"
 #include "io/json_file.h"
+#include "io/quantized_tensors.h"
 
 namespace polylora {
 namespace {
@@ -56,6 +57,7 @@ class HfCheckpoint final : public Checkpoint {
     text_ = read_hf_text_assets(folder);
     add_generation_eos();
     open_shards();
+    quantized_ = find_quantized_matrices(hf_config_, tensors_, config_path.string());
   }
 
   const fs::path& path() const override { return folder_; }
@@ -63,10 +65,14 @@ class HfCheckpoint final : public Checkpoint {
   const json& hf_config() const override { return hf_config_; }
   const TextAssets& text() const override { return text_; }
   std::string format_name() const override {
-    return fmt::format("safetensors {}", dtype_name(tensors_.begin()->second->dtype));
+    const std::string_view stored = quantized_.empty() ? dtype_name(tensors_.begin()->second->dtype)
+                                                       : quantized_.begin()->second.stored->format_name();
+    return fmt::format("safetensors {}", stored);
   }
 
   void append_rows(const TensorSpec& spec, WeightSource& source) const override {
+    if (const auto found = quantized_.find(spec.name); found != quantized_.end())
+      return append_quantized(spec, found->second, source);
     const TensorView& tensor = find(spec.name);
     if (tensor.dtype != DType::kF32 && tensor.dtype != DType::kF16 && tensor.dtype != DType::kBf16) {
       fail(ErrorCode::kUnsupported, "{}: tensor {} is stored as {}; known: F32, F16, BF16", folder_.string(),
@@ -74,10 +80,7 @@ class HfCheckpoint final : public Checkpoint {
     }
     const std::vector<int64_t> expected =
         spec.cols == 0 ? std::vector<int64_t>{spec.rows} : std::vector<int64_t>{spec.rows, spec.cols};
-    if (tensor.shape != expected) {
-      fail(ErrorCode::kDataCorrupt, "{}: tensor {} has shape [{}], config.json wants [{}]", folder_.string(),
-           spec.name, fmt::join(tensor.shape, ", "), fmt::join(expected, ", "));
-    }
+    if (tensor.shape != expected) bad_shape(spec, tensor.shape, expected);
     const int64_t rows = spec.cols == 0 ? 1 : spec.rows;
     source.cols = spec.cols == 0 ? spec.rows : spec.cols;
     const size_t row_bytes = dtype_row_bytes(tensor.dtype, source.cols);
@@ -91,6 +94,20 @@ class HfCheckpoint final : public Checkpoint {
   }
 
  private:
+  void append_quantized(const TensorSpec& spec, const QuantizedMatrix& matrix, WeightSource& source) const {
+    if (matrix.rows != spec.rows || matrix.cols != spec.cols)
+      bad_shape(spec, {matrix.rows, matrix.cols}, {spec.rows, spec.cols});
+    source.cols = spec.cols;
+    for (int64_t r = 0; r < spec.rows; ++r)
+      source.rows.push_back({.matrix = matrix.stored.get(), .index = r});
+  }
+
+  [[noreturn]] void bad_shape(const TensorSpec& spec, const std::vector<int64_t>& shape,
+                              const std::vector<int64_t>& expected) const {
+    fail(ErrorCode::kDataCorrupt, "{}: tensor {} has shape [{}], config.json wants [{}]", folder_.string(),
+         spec.name, fmt::join(shape, ", "), fmt::join(expected, ", "));
+  }
+
   const TensorView& find(const std::string& name) const {
     const auto found = tensors_.find(name);
     if (found != tensors_.end()) return *found->second;
@@ -120,7 +137,8 @@ class HfCheckpoint final : public Checkpoint {
   ModelConfig config_;
   TextAssets text_;
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
-  std::map<std::string, const TensorView*> tensors_;
+  TensorsByName tensors_;
+  std::map<std::string, QuantizedMatrix> quantized_;  // these read from tensors_
 };
 
 }  // namespace

@@ -1,13 +1,18 @@
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <exception>
 #include <mutex>
+#include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "base/error.h"
 #include "io/checkpoint.h"
+#include "ops/quant.h"
 
 namespace polylora {
 namespace {
@@ -19,15 +24,11 @@ struct PackJob {
   std::unique_ptr<Weight>* target = nullptr;
 };
 
-bool is_block_dtype(DType dtype) {
-  return dtype_block_size(dtype) > 1;
-}
-
-/// GGUF's blocks keep their width; plain floats, alone or fused with blocks, become bf16.
+/// Quantised rows keep about their width; plain floats, alone or fused with those, become bf16.
 WeightFormat native_or_bf16(const WeightSource& source) {
-  const bool all_blocks = std::all_of(source.rows.begin(), source.rows.end(),
-                                      [](const WeightSource::Row& row) { return is_block_dtype(row.dtype); });
-  return all_blocks ? native_format(source) : WeightFormat::kBf16;
+  const bool all_coded = std::all_of(source.rows.begin(), source.rows.end(),
+                                     [](const WeightSource::Row& row) { return row.codes().bits != 0; });
+  return all_coded && source.cols % kQuantGroup == 0 ? native_format(source) : WeightFormat::kBf16;
 }
 
 WeightFormat choose_format(const WeightSource& source, WeightPolicy policy, bool is_embedding) {
@@ -50,7 +51,7 @@ std::vector<float> read_vector(const Checkpoint& checkpoint, const TensorSpec& s
   WeightSource source;
   checkpoint.append_rows(spec, source);
   std::vector<float> values(static_cast<size_t>(source.cols));
-  dequantize_row(source.rows.front().dtype, source.rows.front().data, source.cols, values.data());
+  source.rows.front().read(source.cols, values.data());
   for (const float value : values) {
     if (!std::isfinite(value)) fail(ErrorCode::kDataCorrupt, "tensor {} holds NaN or infinity", spec.name);
   }
@@ -122,9 +123,23 @@ class ModelPlan {
   std::vector<WeightSource> sites_;  // [layer][site]
 };
 
+/// "Q4_K as q4, Q6_K as q8".
+std::string describe_formats(const std::vector<PackJob>& jobs) {
+  std::set<std::string> kinds;
+  for (const PackJob& job : jobs) {
+    std::string_view last;
+    for (const WeightSource::Row& row : job.source.rows) {
+      if (row.format_name() == last) continue;
+      last = row.format_name();
+      kinds.insert(fmt::format("{} as {}", last, weight_format_name(job.format)));
+    }
+  }
+  return fmt::format("{}", fmt::join(kinds, ", "));
+}
+
 size_t stored_bytes(const WeightSource& source) {
   size_t bytes = 0;
-  for (const WeightSource::Row& row : source.rows) bytes += dtype_row_bytes(row.dtype, source.cols);
+  for (const WeightSource::Row& row : source.rows) bytes += row.bytes(source.cols);
   return bytes;
 }
 
@@ -188,7 +203,9 @@ std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, Backend& backend
                                   const ProgressFn& progress) {
   auto model = std::make_unique<Model>();
   ModelPlan plan(checkpoint, *model);
-  JobRunner(checkpoint, backend, plan.take_jobs(policy), progress).run();
+  std::vector<PackJob> jobs = plan.take_jobs(policy);
+  model->formats = describe_formats(jobs);
+  JobRunner(checkpoint, backend, std::move(jobs), progress).run();
   return model;
 }
 

@@ -18,7 +18,7 @@ constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the reference implementati
 
 std::optional<DType> parse_dtype_name(std::string_view name) {
   for (const DType dtype : {DType::kF32, DType::kF16, DType::kBf16, DType::kF64, DType::kI64, DType::kI32,
-                            DType::kI16, DType::kI8, DType::kU8, DType::kBool}) {
+                            DType::kI16, DType::kI8, DType::kU8, DType::kBool, DType::kF8E4m3}) {
     if (dtype_name(dtype) == name) return dtype;
   }
   return std::nullopt;

@@ -83,6 +83,7 @@ struct Model {
   std::unique_ptr<Weight> lm_head;    // [V, D]; null when tied to the embedding
   std::vector<float> final_norm;
   std::vector<Layer> layers;
+  std::string formats;  // for people: how its matrices are held, "Q4_K as q4, Q6_K as q8"
 
   const Weight& output_embedding() const { return lm_head ? *lm_head : *embedding; }
   size_t bytes() const;

@@ -45,7 +45,8 @@ std::unique_ptr<Weight> Backend::pack_weight(const WeightSource& source, WeightF
          weight_format_name(format), source.cols);
   }
   for (const WeightSource::Row& row : source.rows) {
-    check(row.data != nullptr && source.cols % dtype_block_size(row.dtype) == 0, "row of a weight");
+    check(row.matrix != nullptr || (row.data != nullptr && source.cols % dtype_block_size(row.dtype) == 0),
+          "row of a weight");
   }
   return do_pack_weight(source, format);
 }

@@ -12,57 +12,8 @@ namespace {
 
 constexpr float kLargestF16 = 65504.0f;
 
-uint16_t load_u16(const std::byte* at) {
-  uint16_t value;
-  std::memcpy(&value, at, sizeof value);
-  return value;
-}
-
-/// -zero_point * scale for a symmetric group inside a with-min matrix.
-uint16_t symmetric_min(uint16_t scale, int zero_point) {
-  const float min = -static_cast<float>(zero_point) * f16_to_f32(scale);
-  if (!(std::fabs(min) <= kLargestF16)) {
-    fail(ErrorCode::kUnsupported, "a quantised weight has the scale {}, too large to mix with Q4_1 rows",
-         f16_to_f32(scale));
-  }
-  return f32_to_f16(min);
-}
-
 int symmetric_zero_point(WeightFormat format) {
   return format == WeightFormat::kQ8 ? 128 : 8;
-}
-
-void finish_symmetric(QuantGroup& group, int zero_point, QuantScheme scheme) {
-  group.min = scheme.has_min ? symmetric_min(group.scale, zero_point) : uint16_t{0};
-}
-
-void read_q8_0(const std::byte* block, QuantScheme scheme, QuantGroup& group) {
-  group.scale = load_u16(block);
-  for (int i = 0; i < kQuantGroup; ++i) group.q[i] = static_cast<uint8_t>(block[2 + i]) ^ 0x80u;
-  finish_symmetric(group, 128, scheme);
-}
-
-void read_nibbles(const std::byte* nibbles, QuantGroup& group) {
-  for (int i = 0; i < kQuantGroup / 2; ++i) {
-    const auto pair = static_cast<uint8_t>(nibbles[i]);
-    group.q[i] = pair & 15u;
-    group.q[i + kQuantGroup / 2] = pair >> 4;
-  }
-}
-
-void read_q4_0(const std::byte* block, WeightFormat format, QuantScheme scheme, QuantGroup& group) {
-  group.scale = load_u16(block);
-  read_nibbles(block + 2, group);
-  // Inside a symmetric q8 matrix the zero point is 128, not 8.
-  const int shift = scheme.has_min ? 0 : symmetric_zero_point(format) - 8;
-  for (uint8_t& q : group.q) q = static_cast<uint8_t>(q + shift);
-  finish_symmetric(group, 8, scheme);
-}
-
-void read_q4_1(const std::byte* block, QuantGroup& group) {
-  group.scale = load_u16(block);
-  group.min = load_u16(block + 2);
-  read_nibbles(block + 4, group);
 }
 
 uint16_t checked_f16(float value) {
@@ -86,7 +37,7 @@ void round_to_q8(const float* w, QuantScheme scheme, QuantGroup& group) {
   group.scale = checked_f16(amax / 127.0f);
   const float inverse = inverse_or_zero(f16_to_f32(group.scale));
   for (int i = 0; i < kQuantGroup; ++i) group.q[i] = round_to_range(w[i] * inverse + 128.0f, 255.0f);
-  finish_symmetric(group, 128, scheme);
+  group.min = scheme.has_min ? checked_f16(-128.0f * f16_to_f32(group.scale)) : uint16_t{0};
 }
 
 void round_to_q4(const float* w, QuantGroup& group) {
@@ -98,11 +49,11 @@ void round_to_q4(const float* w, QuantGroup& group) {
   for (int i = 0; i < kQuantGroup; ++i) group.q[i] = round_to_range((w[i] - min) * inverse, 15.0f);
 }
 
-/// Rows whose values the format cannot hold as they are: widen, then round each group.
+/// Rows whose codes the format cannot hold as they are: widen, then round each group.
 void round_row(const WeightSource::Row& row, int64_t cols, WeightFormat format, QuantScheme scheme,
                QuantGroup* groups) {
   std::vector<float> wide(static_cast<size_t>(cols));
-  dequantize_row(row.dtype, row.data, cols, wide.data());
+  row.read(cols, wide.data());
   for (int64_t g = 0; g < cols / kQuantGroup; ++g) {
     const float* w = wide.data() + g * kQuantGroup;
     if (format == WeightFormat::kQ8) {
@@ -113,16 +64,27 @@ void round_row(const WeightSource::Row& row, int64_t cols, WeightFormat format, 
   }
 }
 
-bool held_exactly(DType dtype, WeightFormat format) {
-  return dtype == DType::kQ4_0 || dtype == DType::kQ4_1 ||
-         (dtype == DType::kQ8_0 && format == WeightFormat::kQ8);
+bool keeps_codes(const CodeFormat& codes, WeightFormat format) {
+  return codes.bits != 0 && codes.group == kQuantGroup && codes.bits <= (format == WeightFormat::kQ8 ? 8 : 4);
+}
+
+/// Group g of a block, its codes moved to the scheme's zero point, or its zero point into the min.
+void keep_codes(const CodeBlock& block, int g, const CodeFormat& codes, QuantScheme scheme,
+                QuantGroup& group) {
+  const int shift = scheme.has_min ? 0 : scheme.zero_point - codes.zero_point;
+  for (int i = 0; i < kQuantGroup; ++i)
+    group.q[i] = static_cast<uint8_t>(block.q[g * kQuantGroup + i] + shift);
+  group.scale = checked_f16(block.scale[g]);
+  const float min = block.min[g] - static_cast<float>(codes.zero_point) * f16_to_f32(group.scale);
+  group.min = scheme.has_min ? checked_f16(min) : uint16_t{0};
 }
 
 }  // namespace
 
 QuantScheme quant_scheme(const WeightSource& source, WeightFormat format) {
   const bool has_min = std::any_of(source.rows.begin(), source.rows.end(), [&](const WeightSource::Row& row) {
-    return row.dtype == DType::kQ4_1 || (format == WeightFormat::kQ4 && !held_exactly(row.dtype, format));
+    const CodeFormat codes = row.codes();
+    return keeps_codes(codes, format) ? codes.has_min : format == WeightFormat::kQ4;
   });
   if (has_min) return {.zero_point = 0, .has_min = true};
   return {.zero_point = symmetric_zero_point(format), .has_min = false};
@@ -130,23 +92,16 @@ QuantScheme quant_scheme(const WeightSource& source, WeightFormat format) {
 
 void quantize_row(const WeightSource::Row& row, int64_t cols, WeightFormat format, QuantScheme scheme,
                   QuantGroup* groups) {
-  if (!held_exactly(row.dtype, format)) {
+  const CodeFormat codes = row.codes();
+  if (!keeps_codes(codes, format)) {
     round_row(row, cols, format, scheme, groups);
     return;
   }
-  const auto* block = static_cast<const std::byte*>(row.data);
-  const int block_bytes = dtype_block_bytes(row.dtype);
-  for (int64_t g = 0; g < cols / kQuantGroup; ++g, block += block_bytes) {
-    switch (row.dtype) {
-      case DType::kQ8_0:
-        read_q8_0(block, scheme, groups[g]);
-        break;
-      case DType::kQ4_0:
-        read_q4_0(block, format, scheme, groups[g]);
-        break;
-      default:
-        read_q4_1(block, groups[g]);
-    }
+  CodeBlock block;
+  for (int64_t begin = 0; begin < cols;) {
+    const int count = row.read_codes(begin, cols, block);
+    for (int g = 0; g < count / kQuantGroup; ++g) keep_codes(block, g, codes, scheme, *groups++);
+    begin += count;
   }
 }
 

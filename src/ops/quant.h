@@ -2,10 +2,10 @@
 //
 // This is the one definition that `ref` and `cpu` share. A weight group is w[i] = scale * (q[i] - zero_point)
 // + min with unsigned q. A matrix uses one of two schemes for all of its rows:
-//   symmetric   zero_point is 128 (q8) or 8 (q4), min is 0     Q8_0, Q4_0, and wider rows rounded to q8
-//   with min    zero_point is 0                                Q4_1, and wider rows rounded to q4
+//   symmetric   zero_point is 128 (q8) or 8 (q4), min is 0     Q8_0, Q4_0, …, and other rows rounded to q8
+//   with min    zero_point is 0                                Q4_1, Q4_K, …, and other rows rounded to q4
 // Symmetric rows inside a with-min matrix take min = -zero_point * scale, which loses nothing: a power of
-// two.
+// two. Codes in groups of 32 that fit the format are kept; scales and mins are rounded to f16.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ struct QuantGroup {
   uint16_t min;            // f16; 0 in a symmetric scheme
 };
 
-/// The scheme that holds every row of `source` exactly where its dtype allows. `format` is kQ8 or kQ4.
+/// The scheme that keeps the codes of every row of `source` that fit. `format` is kQ8 or kQ4.
 QuantScheme quant_scheme(const WeightSource& source, WeightFormat format);
 
 /// One stored row -> cols/32 groups. Throws kUnsupported for a scale that no f16 can hold.

@@ -55,8 +55,7 @@ class RefWeight final : public Weight {
   void widen(const WeightSource& source) {
     floats_.resize(static_cast<size_t>(rows_ * cols_));
     for (int64_t r = 0; r < rows_; ++r) {
-      const WeightSource::Row& row = source.rows[static_cast<size_t>(r)];
-      dequantize_row(row.dtype, row.data, cols_, floats_.data() + r * cols_);
+      source.rows[static_cast<size_t>(r)].read(cols_, floats_.data() + r * cols_);
     }
     const DType dtype = format_ == WeightFormat::kBf16 ? DType::kBf16 : DType::kF32;
     for (float& value : floats_) value = round_to(dtype, value);

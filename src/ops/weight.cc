@@ -18,15 +18,43 @@ std::string_view weight_format_name(WeightFormat format) {
   return "unknown";
 }
 
+CodeFormat WeightSource::Row::codes() const {
+  return matrix != nullptr ? matrix->code_format() : code_format(dtype);
+}
+
+std::string_view WeightSource::Row::format_name() const {
+  return matrix != nullptr ? matrix->format_name() : dtype_name(dtype);
+}
+
+size_t WeightSource::Row::bytes(int64_t cols) const {
+  return matrix != nullptr ? matrix->row_bytes() : dtype_row_bytes(dtype, cols);
+}
+
+int WeightSource::Row::read_codes(int64_t begin, int64_t cols, CodeBlock& out) const {
+  if (matrix != nullptr) {
+    const auto count = static_cast<int>(std::min<int64_t>(CodeBlock::kMax, cols - begin));
+    matrix->read_codes(index, begin, count, out);
+    return count;
+  }
+  polylora::read_codes(dtype, static_cast<const std::byte*>(data) + dtype_row_bytes(dtype, begin), out);
+  return dtype_block_size(dtype);
+}
+
+void WeightSource::Row::read(int64_t cols, float* out) const {
+  if (matrix != nullptr) return matrix->read_row(index, out);
+  dequantize_row(dtype, data, cols, out);
+}
+
 WeightFormat native_format(const WeightSource& source) {
-  const auto all = [&](auto holds) {
-    return std::all_of(source.rows.begin(), source.rows.end(),
-                       [&](const WeightSource::Row& row) { return holds(row.dtype); });
+  const auto all = [&](auto holds) { return std::all_of(source.rows.begin(), source.rows.end(), holds); };
+  using Row = WeightSource::Row;
+  const auto fits_q4 = [](const Row& row) {
+    const CodeFormat codes = row.codes();
+    return codes.bits != 0 && (codes.bits <= 3 || (codes.bits == 4 && codes.group == 32));
   };
-  const auto is_4bit = [](DType dtype) { return dtype == DType::kQ4_0 || dtype == DType::kQ4_1; };
-  if (all(is_4bit)) return WeightFormat::kQ4;
-  if (all([&](DType dtype) { return is_4bit(dtype) || dtype == DType::kQ8_0; })) return WeightFormat::kQ8;
-  if (all([](DType dtype) { return dtype == DType::kBf16; })) return WeightFormat::kBf16;
+  if (all(fits_q4)) return WeightFormat::kQ4;
+  if (all([](const Row& row) { return row.codes().bits != 0; })) return WeightFormat::kQ8;
+  if (all([](const Row& row) { return row.is_plain(DType::kBf16); })) return WeightFormat::kBf16;
   return WeightFormat::kF32;
 }
 

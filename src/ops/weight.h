@@ -6,6 +6,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/codes.h"
 #include "base/dtype.h"
 
 namespace polylora {
@@ -20,6 +21,21 @@ enum class WeightFormat : uint8_t { kF32, kBf16, kQ8, kQ4 };
 
 std::string_view weight_format_name(WeightFormat format);  // "float32", "bfloat16", "q8", "q4"
 
+/// A matrix that a checkpoint does not store row after row (GPTQ's columns of packed integers, say), read by
+/// rows all the same. Thread-safe.
+class StoredMatrix {
+ public:
+  virtual ~StoredMatrix() = default;
+  virtual CodeFormat code_format() const = 0;
+  /// The codes of columns [begin, begin + count) of a row, where code_format().group is 32; begin and count
+  /// are multiples of it, count at most CodeBlock::kMax.
+  virtual void read_codes(int64_t row, int64_t begin, int count, CodeBlock& out) const = 0;
+  virtual void read_row(int64_t row, float* out) const = 0;
+  /// As people call it: "GPTQ int4".
+  virtual std::string_view format_name() const = 0;
+  virtual size_t row_bytes() const = 0;
+};
+
 /// Where a matrix comes from: a list of rows, each a pointer into a mapped checkpoint. Fusing q/k/v,
 /// stitching shards and undoing GGUF's q/k permutation are nothing but lists of rows. Not owned; must outlive
 /// the pack call.
@@ -27,13 +43,25 @@ struct WeightSource {
   struct Row {
     const void* data = nullptr;
     DType dtype = DType::kF32;
+    const StoredMatrix* matrix = nullptr;  // set: row `index` of it, instead of `data`
+    int64_t index = 0;
+
+    bool is_plain(DType type) const { return matrix == nullptr && dtype == type; }
+    CodeFormat codes() const;  // bits == 0 for plain floats
+    std::string_view format_name() const;
+    size_t bytes(int64_t cols) const;
+
+    /// Codes from column `begin` on, where codes().group is 32: how many were read.
+    int read_codes(int64_t begin, int64_t cols, CodeBlock& out) const;
+    void read(int64_t cols, float* out) const;
   };
   int64_t cols = 0;  // K, the input width; a multiple of the block size of every row's dtype
   std::vector<Row> rows;
 };
 
-/// The narrowest format that holds every row exactly: q4 for Q4_0/Q4_1 alone, q8 for those with Q8_0,
-/// bf16 for bf16, f32 otherwise.
+/// The narrowest format that costs no row precision worth mentioning beside what its codes already lost: q4
+/// for codes of 4 bits in groups of 32 and for any of 2 or 3 bits, q8 for the other codes, bf16 for bf16, f32
+/// otherwise. Codes that fit it, in groups of 32, are kept as they are.
 WeightFormat native_format(const WeightSource& source);
 
 /// A packed matrix w[N,K]. Immutable; shared freely between threads.

@@ -12,8 +12,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
       polylora::WeightSource source;
       checkpoint->append_rows(spec, source);
       row.resize(static_cast<size_t>(source.cols));
-      for (const auto& stored : source.rows)
-        polylora::dequantize_row(stored.dtype, stored.data, source.cols, row.data());
+      for (const auto& stored : source.rows) stored.read(source.cols, row.data());
     });
   } catch (const polylora::Error&) {
   }

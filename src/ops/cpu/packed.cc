@@ -70,8 +70,8 @@ class PanelPacker {
 
   const std::byte* lane_of(const WeightSource::Row& row, size_t lane, std::byte* panel) {
     const bool as_stored =
-        (layout_.kind == PanelKind::kF32 && row.dtype == DType::kF32) ||
-        (layout_.kind == PanelKind::kBf16 && row.dtype == DType::kBf16 && layout_.k % 2 == 0) ||
+        (layout_.kind == PanelKind::kF32 && row.is_plain(DType::kF32)) ||
+        (layout_.kind == PanelKind::kBf16 && row.is_plain(DType::kBf16) && layout_.k % 2 == 0) ||
         layout_.kind == PanelKind::kI8;
     if (as_stored) return static_cast<const std::byte*>(row.data);
     std::byte* out = converted_lane(lane);
@@ -96,7 +96,7 @@ class PanelPacker {
 
   void convert(const WeightSource::Row& row, std::byte* out) {
     wide_.resize(static_cast<size_t>(round_up(layout_.k, 2)));
-    dequantize_row(row.dtype, row.data, layout_.k, wide_.data());
+    row.read(layout_.k, wide_.data());
     if (layout_.kind == PanelKind::kF32) {
       std::memcpy(out, wide_.data(), static_cast<size_t>(layout_.k) * sizeof(float));
       return;

@@ -170,12 +170,9 @@ bool is_float(DType dtype) {
     case DType::kF32:
     case DType::kF16:
     case DType::kBf16:
-    case DType::kQ8_0:
-    case DType::kQ4_0:
-    case DType::kQ4_1:
       return true;
     default:
-      return false;
+      return dtype_block_size(dtype) > 1;
   }
 }
 

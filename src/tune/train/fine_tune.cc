@@ -242,6 +242,7 @@ class FineTuning {
   void load_base(const GivenAdapters& adapters) {
     backend_ = make_training_backend({.name = "cpu", .threads = config_.threads});
     model_ = load_model(*checkpoint_, *backend_, weight_policy(config_), hooks_.progress);
+    say("base weights: " + model_->formats);
     for (const auto& adapter : adapters.merged) merge_into_base(*model_, *backend_, *adapter);
     if (adapters.continued) {
       continue_adapter(*adapters.continued);

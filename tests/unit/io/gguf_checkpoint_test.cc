@@ -17,8 +17,7 @@ std::vector<float> floats_of(const Checkpoint& checkpoint, const TensorSpec& spe
   checkpoint.append_rows(spec, source);
   std::vector<float> values(source.rows.size() * static_cast<size_t>(source.cols));
   for (size_t r = 0; r < source.rows.size(); ++r) {
-    dequantize_row(source.rows[r].dtype, source.rows[r].data, source.cols,
-                   values.data() + r * static_cast<size_t>(source.cols));
+    source.rows[r].read(source.cols, values.data() + r * static_cast<size_t>(source.cols));
   }
   return values;
 }

@@ -74,7 +74,7 @@ TEST_F(Gguf, RefusesTensorsThatDoNotFit) {
 
 TEST_F(Gguf, NamesATensorTypeWithoutAReader) {
   const std::string data(256, '\0');
-  expect_refused(GgufBuilder().tensor("blk.0.w", {256}, 12, data).bytes(), "blk.0.w is stored as Q4_K",
+  expect_refused(GgufBuilder().tensor("blk.0.w", {256}, 39, data).bytes(), "blk.0.w is stored as MXFP4",
                  ErrorCode::kUnsupported);
   expect_refused(GgufBuilder().tensor("blk.0.w", {256}, 99, data).bytes(), "unknown GGUF type 99",
                  ErrorCode::kUnsupported);

@@ -89,7 +89,7 @@ TEST(Linear, MixedRowDtypesAreHeldExactly) {
       Matrix expected(rows, kCols);
       for (int64_t r = 0; r < rows; ++r) {
         const WeightSource::Row& row = source.rows[static_cast<size_t>(r)];
-        dequantize_row(row.dtype, row.data, kCols, &expected.at(r, 0));
+        row.read(kCols, &expected.at(r, 0));
       }
       expect_same_bits(expected, actual,
                        backend->description() + " " + std::string(weight_format_name(format)));
