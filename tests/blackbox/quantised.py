@@ -159,9 +159,9 @@ KINDS = {
 }
 
 
-def plain_tensors(rng):
+def plain_tensors(rng, vocab=VOCAB):
     np = _np()
-    tensors = {"model.embed_tokens.weight": rng.standard_normal((VOCAB, HIDDEN)) * 0.1,
+    tensors = {"model.embed_tokens.weight": rng.standard_normal((vocab, HIDDEN)) * 0.1,
                "model.norm.weight": 1 + 0.1 * rng.standard_normal(HIDDEN)}
     for layer in range(LAYERS):
         for norm in ("input_layernorm", "post_attention_layernorm"):
@@ -177,12 +177,12 @@ def write_folder(folder, tensors, extra=None):
     return folder
 
 
-def write_models(root, kind, seed=3):
+def write_models(root, kind, seed=3, vocab=VOCAB):
     """(quantised folder, the same model in f32)"""
     np = _np()
     rng = np.random.default_rng(seed)
     write, settings = KINDS[kind]
-    plain = {name: f32(values) for name, values in plain_tensors(rng).items()}
+    plain = {name: f32(values) for name, values in plain_tensors(rng, vocab).items()}
     stored, wide = dict(plain), dict(plain)
     for layer in range(LAYERS):
         for module, shape in MODULES.items():
@@ -191,8 +191,8 @@ def write_models(root, kind, seed=3):
             stored.update({f"{name}.{part}": tensor for part, tensor in parts.items()})
             wide[f"{name}.weight"] = f32(values)
     root = pathlib.Path(root)
-    return (write_folder(root / kind, stored, {"quantization_config": settings}),
-            write_folder(root / f"{kind}-f32", wide))
+    return (write_folder(root / kind, stored, {"quantization_config": settings, "vocab_size": vocab}),
+            write_folder(root / f"{kind}-f32", wide, {"vocab_size": vocab}))
 
 
 GGML_TYPES = {"F32": 0, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0": 8, "Q2_K": 10, "Q3_K": 11, "Q4_K": 12,

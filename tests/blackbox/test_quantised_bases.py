@@ -4,9 +4,9 @@ import json
 import math
 
 import pytest
-from harness import Server
+from harness import DEFAULT_MODEL, Server
 from quantised import KINDS, write_gguf_models, write_models, write_small_adapter
-from training import binary
+from training import SHORT, binary, copy_tokenizer, export, losses, settings, write_datasets
 
 PROMPTS = [[1, 17, 230, 9, 44, 301, 5], [3, 3, 90, 128, 255, 12, 350, 77, 41]]
 EXACT = 2e-3    # both in f32: what is left is the order of sums
@@ -77,3 +77,24 @@ def test_merging_into_a_quantised_base_is_refused(tmp_path):
                                           f"export_dir: {tmp_path / 'out'}\n")
     said = binary("export", tmp_path / "export.yaml", expect=1).stderr
     assert "quantised (gptq)" in said and not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(not DEFAULT_MODEL.exists(), reason="the default model, whose vocabulary this needs, is absent")
+@pytest.mark.parametrize("kind", ["gptq4-act-order", "awq", "int8-asym", "fp8-block"])
+def test_training_on_a_quantised_base(kind, tmp_path):
+    """The base stays as it is; the loss of four updates on the same records falls as it does on the f32 base."""
+    export(DEFAULT_MODEL, tmp_path / "default")
+    quantised, wide = write_models(tmp_path, kind, vocab=49152)
+    write_datasets(tmp_path)
+    (tmp_path / "short.yaml").write_text(SHORT)
+    found = {}
+    for name, model, more in (("f32", wide, {}), ("stored", quantised, {}), ("packed", quantised, {"quantization_bit": 8})):
+        copy_tokenizer(tmp_path / "default", model)
+        out = tmp_path / f"out-{name}"
+        said = binary("train", tmp_path / "short.yaml", *settings(
+            model_name_or_path=model, dataset_dir=tmp_path, output_dir=out, template="chatml", **more)).stderr
+        assert name == "f32" or "base weights: " in said
+        found[name] = list(losses(out).values())
+    assert len(found["f32"]) == 4 and found["f32"][-1] < found["f32"][0]
+    for name in ("stored", "packed"):
+        assert max(abs(a - b) for a, b in zip(found[name], found["f32"])) < 0.05, found
