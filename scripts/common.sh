@@ -25,7 +25,7 @@ need_packages() {
 
 need_build_packages() {
   need_packages g++ cmake ninja-build nlohmann-json3-dev libcli11-dev libspdlog-dev libfmt-dev libyaml-cpp-dev \
-    libboost1.81-dev libssl-dev libpcre2-dev libutf8proc-dev prometheus-cpp-dev libxxhash-dev libcairo2-dev libgtest-dev libgmock-dev \
+    libboost1.81-dev libssl-dev libcurl4-openssl-dev libpcre2-dev libutf8proc-dev prometheus-cpp-dev libxxhash-dev libcairo2-dev libgtest-dev libgmock-dev \
     python3
 }
 

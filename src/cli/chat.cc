@@ -156,7 +156,8 @@ LoadedModel load_for_chat(const LoadOptions& options) {
 
 void chat(ChatFlags& flags) {
   SignalWatcher signals;  // before any other thread
-  const std::vector<LoraModule> modules = parse_lora_modules(flags.lora_modules);
+  std::vector<LoraModule> modules = parse_lora_modules(flags.lora_modules);
+  find_lora_modules(modules, ModelSources({.say = print_line}));
   const LoadedModel loaded = load_for_chat(flags.load);
   fit_kv_cache(loaded.model->config, available_memory(), flags.fit_max_model_len, flags.engine);
 

@@ -6,6 +6,8 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "cli/console.h"
+#include "hub/model_sources.h"
 
 namespace polylora {
 namespace {
@@ -88,7 +90,9 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
 }
 
 LoadedModel load(const LoadOptions& options, const ProgressFn& progress) {
-  const std::unique_ptr<Checkpoint> checkpoint = Checkpoint::open(options.model);
+  const ModelSources sources({.progress = progress, .say = print_line});
+  const std::unique_ptr<Checkpoint> checkpoint =
+      Checkpoint::open(sources.find_model(options.model, options.revision));
   const TextAssets& assets = checkpoint->text();
   LoadedModel loaded;
   // The small parts first: what is wrong with them should not cost a load of the weights.

@@ -17,7 +17,8 @@
 namespace polylora {
 
 struct LoadOptions {
-  std::string model;                       // HF folder or .gguf file
+  std::string model;                       // HF folder, .gguf file or hub id
+  std::string revision;                    // of a hub id that names none; empty: main
   std::string tokenizer;                   // folder or tokenizer.json; empty: the model's
   bool skip_tokenizer = false;             // token ids only
   std::string chat_template;               // file or Jinja text; empty: the model's

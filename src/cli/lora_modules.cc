@@ -79,15 +79,21 @@ void append_item(const std::string& item, std::vector<LoraModule>& modules) {
   }
 }
 
-void add_to_registry(AdapterRegistry& registry, const LoraModule& module, const std::string& base_name,
-                     AdapterRegistry::LoadMode mode) {
-  const bool replace = mode == AdapterRegistry::LoadMode::kNow;  // the second pass
+/// Does `work`, whose errors say which adapter it was about.
+template <typename Work>
+void with_adapter_named(const LoraModule& module, Work work) {
   try {
-    registry.add(module.name, module.path, mode, replace, base_name);
+    work();
   } catch (const Error& error) {
     throw Error(error.code(),
                 fmt::format("adapter '{}' ({}): {}", module.name, module.path.string(), error.what()));
   }
+}
+
+void add_to_registry(AdapterRegistry& registry, const LoraModule& module, const std::string& base_name,
+                     AdapterRegistry::LoadMode mode) {
+  const bool replace = mode == AdapterRegistry::LoadMode::kNow;  // the second pass
+  with_adapter_named(module, [&] { registry.add(module.name, module.path, mode, replace, base_name); });
 }
 
 }  // namespace
@@ -111,6 +117,11 @@ std::vector<LoraModule> parse_lora_modules(const std::vector<std::string>& items
     }
   }
   return modules;
+}
+
+void find_lora_modules(std::vector<LoraModule>& modules, const ModelSources& sources) {
+  for (LoraModule& module : modules)
+    with_adapter_named(module, [&] { module.path = sources.find_adapter(module.path.string()); });
 }
 
 void load_lora_modules(AdapterRegistry& registry, const std::vector<LoraModule>& modules,

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "engine/adapter_registry.h"
+#include "hub/model_sources.h"
 
 namespace polylora {
 
@@ -26,6 +27,10 @@ std::vector<LoraModule> parse_lora_modules(const std::vector<std::string>& items
 
 /// `~` is the home folder; a path that exists becomes absolute.
 std::filesystem::path resolve_adapter_path(const std::string& text);
+
+/// Downloads those whose path is none but a hub id or the URL of a folder, and names what was downloaded
+/// instead.
+void find_lora_modules(std::vector<LoraModule>& modules, const ModelSources& sources);
 
 /// Registers all of them: first the headers of all, so that no bad adapter waits for its first request, then
 /// the weights, in order, as far as they fit `preload_bytes`; the rest is read on first use. `served_names`

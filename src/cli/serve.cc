@@ -100,7 +100,13 @@ void serve(ServeFlags& flags) {
   std::signal(SIGPIPE, SIG_IGN);
   spdlog::set_default_logger(spdlog::stderr_color_mt("polylora"));
 
-  const std::vector<LoraModule> modules = parse_lora_modules(flags.lora_modules);
+  std::vector<LoraModule> modules = parse_lora_modules(flags.lora_modules);
+  flags.sources.say = print_line;
+  const ModelSources sources(flags.sources);
+  find_lora_modules(modules, sources);
+  flags.server.find_adapter = [&sources](const std::string& text) {
+    return sources.find_requested_adapter(text);
+  };
   const std::vector<WatchedFolder> watched = parse_lora_watch(flags.lora_watch, flags.served_model_name);
   const Clock::time_point start = Clock::now();
   const LoadedModel loaded = load_with_progress(flags.load);

@@ -101,6 +101,10 @@ void add_lora_config(FlagSet& flags, ServeFlags& values) {
              "NAME=PATH, JSON {\"name\",\"path\"}, a JSON list, or a folder of adapters");
   flags.list("--lora-watch", values.lora_watch, "[NAME=]DIR",
              "output folders of training: each checkpoint-N is served as NAME@N once it is there");
+  flags.list("--allowed-adapter-sources", values.sources.allowed_adapter_sources, "PREFIX",
+             "what requests may load adapters from besides paths: ORG/ or ORG/NAME, https://…/, s3://…/");
+  flags.bytes("--max-adapter-download", values.sources.max_adapter_download,
+              "largest adapter to load from a URL", "2G");
   flags.integer("--max-loras", values.engine.max_loras, 0, "distinct adapters in one step; 0: any number");
   flags.custom("--max-lora-rank", "N", "largest rank to accept; 0: any",
                fmt::to_string(values.adapters.max_lora_rank), [&values](const std::string& text) {
@@ -179,6 +183,12 @@ void read_environment(ServerOptions& server) {
 }
 
 void check_combinations(const ServeFlags& values) {
+  for (const std::string& prefix : values.sources.allowed_adapter_sources) {
+    if (prefix.find('/') == std::string::npos)
+      fail(ErrorCode::kInvalidArgument,
+           "--allowed-adapter-sources: '{}' must name a part of the hub (ORG/) or a URL (https://HOST/)",
+           prefix);
+  }
   if (!(values.lora_modules.empty() && values.lora_watch.empty()) && !values.server.enable_lora) {
     fail(ErrorCode::kInvalidArgument, "LoRA is not enabled. Use --enable-lora to enable LoRA.");
   }
@@ -217,8 +227,11 @@ void ServeFlags::resolve() {
 
 void add_model_flags(FlagSet& flags, ModelFlags& values) {
   LoadOptions& load = values.load;
-  flags.positional("model", load.model, "a Hugging Face folder (config.json + safetensors) or a .gguf file");
+  flags.positional("model", load.model,
+                   "a Hugging Face folder (config.json + safetensors), a .gguf file, or a hub id: "
+                   "ORG/NAME[@REVISION][:FILE.gguf]");
   flags.group("ModelConfig");
+  flags.text("--revision", load.revision, "NAME", "branch, tag or commit of a hub id (default: main)");
   flags.text("--tokenizer", load.tokenizer, "PATH",
              "tokenizer.json, or a folder with one (default: the model's)");
   flags.text("--chat-template", load.chat_template, "FILE|TEXT",

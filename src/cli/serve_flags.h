@@ -8,6 +8,7 @@
 #include "cli/load.h"
 #include "engine/adapter_registry.h"
 #include "engine/engine.h"
+#include "hub/model_sources.h"
 #include "serve/server.h"
 
 namespace polylora {
@@ -35,6 +36,7 @@ struct ServeFlags : ModelFlags {
   ServerOptions server;
   std::vector<std::string> served_model_name;  // empty: the model's path
   std::vector<std::string> lora_watch;         // as given
+  SourceOptions sources;                       // what may be downloaded
   int shutdown_timeout_s = 30;
   bool disable_access_log = false;
 

@@ -12,6 +12,7 @@
 #include "cli/memory.h"
 #include "cli/signals.h"
 #include "cli/verbs.h"
+#include "hub/model_sources.h"
 #include "tune/run/run_results.h"
 #include "tune/train/fine_tune.h"
 
@@ -92,10 +93,14 @@ int run_train(const Arguments& arguments) {
   std::atomic<bool> stop = false;
   const SignalWatcher::Scope scope(signals, stop_handler(stop));
   ProgressBar loading;
-  const FineTuneHooks hooks{.trainer = {.on_update = [&](const TrainProgress& at) { display.show(at); },
-                                        .say = [&](std::string_view text) { display.line(text); },
-                                        .stop = &stop},
-                            .progress = loading.callback()};
+  const ModelSources sources({.progress = loading.callback(), .say = print_line});
+  const FineTuneHooks hooks{
+      .trainer = {.on_update = [&](const TrainProgress& at) { display.show(at); },
+                  .say = [&](std::string_view text) { display.line(text); },
+                  .stop = &stop},
+      .progress = loading.callback(),
+      .find_model = [&](const std::string& name) { return sources.find_model(name, config.model_revision); },
+      .find_adapter = [&](const std::string& name) { return sources.find_adapter(name); }};
   const TrainOutcome outcome = fine_tune(config, hooks, available_memory());
   report_end(config, outcome, display);
   return outcome.interrupted ? 130 : 0;

@@ -47,7 +47,7 @@ const IgnoredFlags kIgnored[] = {
       "--specialize-active-lora"}},
     {"the model is read from the given path as it is",
      {"--load-format", "--download-dir", "--safetensors-load-strategy", "--model-loader-extra-config",
-      "--ignore-patterns", "--pt-load-map-location", "--revision", "--code-revision", "--tokenizer-revision",
+      "--ignore-patterns", "--pt-load-map-location", "--code-revision", "--tokenizer-revision",
       "--hf-token", "--config-format", "--model-impl", "--tokenizer-mode", "--runner", "--convert", "--task"},
      {"--use-tqdm-on-load", "--trust-remote-code", "--enforce-dtype-check"}},
     {"any rank is stored as it is, and mixed ranks share a batch",

@@ -70,12 +70,14 @@ void check_load(const ServeContext& context, LoadRequest& request) {
 
 /// On the loading thread.
 void load(const ServeContext& context, const LoadRequest& request) {
-  std::error_code ignored;
-  if (!std::filesystem::exists(request.path, ignored))
-    fail(ErrorCode::kNotFound, "Loading lora {} failed: No adapter found for {}", request.name,
-         sanitize_paths(request.path));
   try {
-    context.registry.add(request.name, request.path, AdapterRegistry::LoadMode::kNow, request.in_place,
+    const auto& find = context.options.find_adapter;
+    const std::filesystem::path path = find ? find(request.path) : std::filesystem::path(request.path);
+    std::error_code ignored;
+    if (!std::filesystem::exists(path, ignored))
+      fail(ErrorCode::kNotFound, "Loading lora {} failed: No adapter found for {}", request.name,
+           request.path);
+    context.registry.add(request.name, path, AdapterRegistry::LoadMode::kNow, request.in_place,
                          request.base_model_name);
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kAlreadyExists) fail_already_loaded(request.name);

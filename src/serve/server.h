@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -42,6 +43,8 @@ struct ServerOptions {
   std::string root_path;                  // prefix stripped from every path
   std::string response_role = "assistant";
   bool allow_runtime_lora_updating = false;  // the /v1/load_lora_adapter routes exist at all
+  /// What the path of a load request stands for; empty: itself. Called on the loading thread; may download.
+  std::function<std::filesystem::path(const std::string&)> find_adapter;
   bool enable_lora = false;
   int max_logprobs = 20;
   bool enable_prompt_tokens_details = false;

@@ -13,10 +13,11 @@ ALLOWED = {
     "model": {"base", "ops"},
     "io": {"base", "ops", "model"},
     "engine": {"base", "ops", "model", "io"},
+    "hub": {"base"},
     "load": {"base", "text"},
     "tune": {"base", "ops", "text", "model", "io"},
     "serve": {"base", "text", "engine"},
-    "cli": {"base", "ops", "text", "model", "io", "engine", "tune", "serve", "load"},
+    "cli": {"base", "ops", "text", "model", "io", "engine", "tune", "serve", "load", "hub"},
 }
 INCLUDE = re.compile(r'^\s*#include "([a-z_]+)/', re.MULTILINE)
 

@@ -69,6 +69,7 @@ C store_all(const Settings& settings) {
 const std::vector<KeyRow<C>>& export_keys() {
   static const std::vector<KeyRow<C>> rows = {
       {"model_name_or_path", stored(&C::model_name_or_path)},
+      {"model_revision", stored(&C::model_revision)},
       {"adapter_name_or_path", stored(&C::adapter_name_or_path)},
       {"template", stored(&C::template_name)},
       {"export_dir", stored(&C::export_dir)},

@@ -47,10 +47,10 @@ std::vector<ForeignKeys> keys_of_services() {
        "swanlab_mode swanlab_api_key swanlab_logdir swanlab_lark_webhook_url swanlab_lark_secret",
        kNotice, "false", "metrics go to trainer_log.jsonl in output_dir"},
       {"push_to_hub hub_model_id hub_strategy hub_token hub_private_repo hub_always_push hub_revision "
-       "push_to_hub_model_id push_to_hub_organization push_to_hub_token cache_dir model_revision "
-       "hf_hub_token "
-       "ms_hub_token om_hub_token",
-       kNotice, "false,main", "nothing is downloaded or uploaded; model_name_or_path is a folder or file"},
+       "push_to_hub_model_id push_to_hub_organization push_to_hub_token",
+       kNotice, "false", "nothing is uploaded"},
+      {"cache_dir hf_hub_token ms_hub_token om_hub_token", kNotice, "",
+       "the environment variables HF_HUB_CACHE and HF_TOKEN say where downloads go and who asks for them"},
       {"trust_remote_code use_fast_tokenizer", kNotice, "*", ""},
       {"log_level log_level_replica logging_nan_inf_filter debug print_param_status", kNotice, "*", ""},
       {"infer_backend infer_dtype use_kv_cache use_cache do_sample temperature top_p top_k num_beams "

@@ -111,6 +111,7 @@ void store_system(C& config, const Setting& setting) {
 std::vector<KeyRow<C>> model_keys() {
   return {
       {"model_name_or_path", stored(&C::model_name_or_path)},
+      {"model_revision", stored(&C::model_revision)},
       {"adapter_name_or_path", stored(&C::adapter_name_or_path)},
       {"template", stored(&C::template_name)},
       {"disable_gradient_checkpointing", stored(&C::disable_gradient_checkpointing)},

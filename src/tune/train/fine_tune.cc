@@ -101,20 +101,23 @@ LoraSettings settings_of(const TrainConfig& config) {
   return settings;
 }
 
+fs::path found(const std::function<fs::path(const std::string&)>& find, const std::string& name) {
+  return find ? find(name) : fs::path(name);
+}
+
 /// adapter_name_or_path, opened: which are merged into the base, which one is trained further.
 struct GivenAdapters {
   std::vector<std::unique_ptr<AdapterFile>> merged;
   std::unique_ptr<AdapterFile> continued;
 
-  GivenAdapters(const TrainConfig& config, const ModelConfig& model) {
-    for (const std::string& folder : config.adapter_name_or_path) {
-      merged.push_back(std::make_unique<AdapterFile>(folder, model));
+  GivenAdapters(const TrainConfig& config, const FineTuneHooks& hooks, const ModelConfig& model) {
+    for (const std::string& name : config.adapter_name_or_path) {
+      merged.push_back(std::make_unique<AdapterFile>(found(hooks.find_adapter, name), model));
       if (merged.back()->pairs_only()) continue;
       fail(ErrorCode::kUnsupported,
            "{}: an adapter with DoRA, biases or parts for embed_tokens or lm_head cannot be trained further; "
-           "merge "
-           "it (polylora export) and train on the merged model",
-           folder);
+           "merge it (polylora export) and train on the merged model",
+           name);
     }
     if (config.create_new_adapter || merged.empty()) return;
     continued = std::move(merged.back());
@@ -187,8 +190,8 @@ class FineTuning {
 
   TrainOutcome run() {
     const std::optional<fs::path> resume = find_resume(config_);
-    checkpoint_ = Checkpoint::open(config_.model_name_or_path);
-    const GivenAdapters adapters(config_, checkpoint_->config());
+    checkpoint_ = Checkpoint::open(found(hooks_.find_model, config_.model_name_or_path));
+    const GivenAdapters adapters(config_, hooks_, checkpoint_->config());
     read_data();
     plan(adapters);
     prepare_output_dir(config_, resume.has_value());

@@ -2,6 +2,9 @@
 #pragma once
 
 #include <cstddef>
+#include <filesystem>
+#include <functional>
+#include <string>
 
 #include "base/progress.h"
 #include "tune/config/train_config.h"
@@ -12,6 +15,8 @@ namespace polylora {
 struct FineTuneHooks {
   TrainerHooks trainer;
   ProgressFn progress;  // of loading and tokenising
+  /// What the configuration calls the base and the adapters, as paths; empty: they are paths.
+  std::function<std::filesystem::path(const std::string&)> find_model = {}, find_adapter = {};
 };
 
 /// Opens the model, reads the data, makes (or reads) the adapter, trains, evaluates and saves, as the
