@@ -109,7 +109,8 @@ void serve(ServeFlags& flags) {
   if (flags.server.max_logprobs < 0) flags.server.max_logprobs = config.vocab_size;
   fit_kv_cache(config, available_memory(), flags.fit_max_model_len, flags.engine);
 
-  AdapterRegistry registry(*loaded.model, *loaded.backend, flags.adapters);
+  AdapterRegistry registry({adapter_base(loaded, flags, flags.served_model_name)}, *loaded.backend,
+                           flags.adapters);
   load_lora_modules(registry, modules, flags.served_model_name,
                     std::min(kPreloadBytes, flags.adapters.memory_bytes));
   LoraPublisher publisher(registry, watched, flags.served_model_name);

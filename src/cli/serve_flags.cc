@@ -3,11 +3,13 @@
 #include <array>
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "cli/console.h"
 #include "cli/values.h"
 #include "cli/vllm_flags.h"
+#include "model/fingerprint.h"
 #include "ops/weight.h"
 
 namespace polylora {
@@ -102,10 +104,9 @@ void add_lora_config(FlagSet& flags, ServeFlags& values) {
   flags.list("--lora-watch", values.lora_watch, "[NAME=]DIR",
              "output folders of training: each checkpoint-N is served as NAME@N once it is there");
   flags.integer("--max-loras", values.engine.max_loras, 0, "distinct adapters in one step; 0: any number");
-  flags.custom("--max-lora-rank", "N", "largest rank to accept; 0: any",
-               fmt::to_string(values.adapters.max_lora_rank), [&values](const std::string& text) {
-                 values.adapters.max_lora_rank = parse_count("--max-lora-rank", text);
-               });
+  flags.custom(
+      "--max-lora-rank", "N", "largest rank to accept; 0: any", fmt::to_string(values.max_lora_rank),
+      [&values](const std::string& text) { values.max_lora_rank = parse_count("--max-lora-rank", text); });
   flags.integer("--max-cpu-loras", values.adapters.max_cpu_loras, 0,
                 "most adapters in memory; 0: as --lora-memory allows");
   flags.choice("--lora-dtype", values.lora_dtype, {"auto", "float32", "bfloat16", "float16", "int8"},
@@ -204,7 +205,7 @@ void ModelFlags::resolve() {
   load.policy = weight_policy(dtype, quantization);
   const DType automatic = dtype == "float32" || dtype == "float" ? DType::kF32 : DType::kBf16;
   engine.kv_cache_dtype = element_type("--kv-cache-dtype", kv_cache_dtype, automatic);
-  adapters.dtype = element_type("--lora-dtype", lora_dtype, automatic);
+  adapter_dtype = element_type("--lora-dtype", lora_dtype, automatic);
 }
 
 void ServeFlags::resolve() {
@@ -213,6 +214,15 @@ void ServeFlags::resolve() {
   check_combinations(*this);
   server.access_log = !disable_access_log;
   if (served_model_name.empty()) served_model_name.push_back(load.model);
+}
+
+AdapterBase adapter_base(const LoadedModel& loaded, const ModelFlags& flags, std::vector<std::string> names) {
+  return {.model = loaded.model.get(),
+          .dtype = flags.adapter_dtype,
+          .max_lora_rank = flags.max_lora_rank,
+          .names = std::move(names),
+          .path = flags.load.model,
+          .fingerprint = base_fingerprint(*loaded.model)};
 }
 
 void add_model_flags(FlagSet& flags, ModelFlags& values) {

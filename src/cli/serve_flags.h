@@ -17,6 +17,8 @@ struct ModelFlags {
   LoadOptions load;
   EngineOptions engine;
   AdapterRegistryOptions adapters;
+  DType adapter_dtype = DType::kBf16;     // how A and B are held
+  int64_t max_lora_rank = 0;              // 0: any
   bool fit_max_model_len = false;         // --max-model-len auto
   std::vector<std::string> lora_modules;  // as given
 
@@ -41,6 +43,9 @@ struct ServeFlags : ModelFlags {
   /// Settles flags and environment; throws kInvalidArgument for combinations that make no sense.
   void resolve();
 };
+
+/// The loaded model as adapters see it; `loaded` outlives what it is given to.
+AdapterBase adapter_base(const LoadedModel& loaded, const ModelFlags& flags, std::vector<std::string> names);
 
 /// --dtype, --quantization, --threads, --max-model-len, --kv-cache-memory, …
 void add_model_flags(FlagSet& flags, ModelFlags& values);

@@ -29,12 +29,12 @@ class Engine::Impl {
         options_(checked_options(options, model.config)),
         core_(model, backend, registry, options_),
         turns_(std::move(turns)) {
-    registry_.set_wake([this] { wake(); });
+    wake_number_ = registry_.add_wake([this] { wake(); });
     thread_ = std::thread([this] { loop(); });
   }
 
   ~Impl() {
-    registry_.set_wake({});
+    registry_.remove_wake(wake_number_);
     {
       const std::scoped_lock lock(mutex_);
       closed_ = stopping_ = true;
@@ -174,6 +174,7 @@ class Engine::Impl {
   const EngineOptions options_;
   EngineCore core_;
   const std::shared_ptr<ComputeTurns> turns_;
+  uint64_t wake_number_ = 0;
 
   mutable std::mutex mutex_;
   std::condition_variable arrived_;  // something for the engine thread

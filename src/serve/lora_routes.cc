@@ -53,7 +53,7 @@ bool is_base_name(const ServeContext& context, const std::string& name) {
                   name));
 }
 
-void check_load(const ServeContext& context, LoadRequest& request) {
+void check_load(const ServeContext& context, const LoadRequest& request) {
   if (!context.options.enable_lora)
     fail(ErrorCode::kInvalidArgument, "LoRA is not enabled. Use --enable-lora to enable LoRA.");
   if (request.name.empty() || request.path.empty())
@@ -65,7 +65,6 @@ void check_load(const ServeContext& context, LoadRequest& request) {
   if (is_base_name(context, request.name))
     fail_user_input(fmt::format("The lora adapter '{}' conflicts with a served base model.", request.name));
   if (!request.in_place && context.registry.lease(request.name)) fail_already_loaded(request.name);
-  if (!is_base_name(context, request.base_model_name)) request.base_model_name.clear();
 }
 
 /// On the loading thread.
@@ -89,9 +88,9 @@ HttpResponse success(const std::string& name, const char* what) {
 }
 
 void answer_load(const ServeContext& context, const std::shared_ptr<Exchange>& exchange) {
-  LoadRequest request = parse_load(exchange->request());
+  const LoadRequest request = parse_load(exchange->request());
   check_load(context, request);
-  context.run_loading([&context, exchange, request = std::move(request)] {
+  context.run_loading([&context, exchange, request] {
     answer_errors(exchange, [&] {
       load(context, request);
       exchange->respond(success(request.name, "added"));
