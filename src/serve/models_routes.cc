@@ -46,8 +46,9 @@ Json model_card(const std::string& id, const std::string& root, Json parent, Jso
 
 std::string list_models(const ServeContext& context) {
   Json data = Json::array();
-  for (const std::string& name : context.model.names)
-    data.push_back(model_card(name, context.model.root, nullptr, context.engine.options().max_model_len));
+  for (const ServedBase& base : context.bases)
+    for (const std::string& name : base.model.names)
+      data.push_back(model_card(name, base.model.root, nullptr, base.engine.options().max_model_len));
   for (const AdapterInfo& adapter : context.registry.list())
     data.push_back(model_card(adapter.name, adapter.path.string(), adapter.base_model_name, nullptr));
   Json body;
