@@ -129,7 +129,7 @@ class PerplexityBench {
         for (const std::string& lora : lora_dtypes_) {
           const ServeFlags formats = serve_flags(flags_, dtype, kv, lora);
           const std::unique_ptr<Adapter> adapter =
-              file.load(*loaded.model, *loaded.backend, formats.adapters.dtype);
+              file.load(*loaded.model, *loaded.backend, formats.adapter_dtype);
           measure(loaded, tokens, formats, adapter.get(), {dtype, kv, module.name, lora, {}, 0});
         }
       }

@@ -161,7 +161,7 @@ void chat(ChatFlags& flags) {
   const LoadedModel loaded = load_for_chat(flags.load);
   fit_kv_cache(loaded.model->config, available_memory(), flags.fit_max_model_len, flags.engine);
 
-  AdapterRegistry registry(*loaded.model, *loaded.backend, flags.adapters);
+  AdapterRegistry registry({adapter_base(loaded, flags, {})}, *loaded.backend, flags.adapters);
   load_lora_modules(registry, modules, {}, flags.adapters.memory_bytes);
   Engine engine(*loaded.model, *loaded.backend, registry, flags.engine);
   ChatSession session({engine, registry, *loaded.tokenizer, *loaded.chat_template, loaded.text.bos_token,

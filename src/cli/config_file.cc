@@ -14,7 +14,8 @@
 namespace polylora {
 namespace {
 
-/// A YAML value inside a list or mapping, as JSON. Everything unquoted that reads as JSON keeps its type.
+/// A YAML value inside a list or mapping, as JSON. Everything unquoted that JSON would write the same keeps
+/// its type; "1.10" stays the text that it is.
 nlohmann::json to_json(const YAML::Node& node) {
   if (node.IsSequence()) {
     nlohmann::json list = nlohmann::json::array();
@@ -30,7 +31,7 @@ nlohmann::json to_json(const YAML::Node& node) {
   const std::string text = node.Scalar();
   if (node.Tag() == "!") return text;  // quoted
   const nlohmann::json value = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
-  return value.is_discarded() ? nlohmann::json(text) : value;
+  return value.is_discarded() || value.dump() != text ? nlohmann::json(text) : value;
 }
 
 std::string to_argument(const YAML::Node& node) {
@@ -65,19 +66,20 @@ std::string flag_of(const std::string& argument) {
 }  // namespace
 
 std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path) {
-  const std::string text = read_text_file(path);
+  return parse_config(read_text_file(path), "--config " + path.string());
+}
+
+std::vector<ConfigEntry> parse_config(const std::string& text, const std::string& where) {
   try {
     const YAML::Node root = YAML::Load(text);
     if (!root.IsMap()) {
-      fail(ErrorCode::kInvalidArgument, "--config {}: expected lines of the form `flag-name: value`",
-           path.string());
+      fail(ErrorCode::kInvalidArgument, "{}: expected lines of the form `flag-name: value`", where);
     }
     std::vector<ConfigEntry> entries;
     for (const auto& item : root) entries.push_back(read_entry(item.first.as<std::string>(), item.second));
     return entries;
   } catch (const YAML::Exception& error) {
-    fail(ErrorCode::kInvalidArgument, "--config {}: line {}: {}", path.string(), error.mark.line + 1,
-         error.msg);
+    fail(ErrorCode::kInvalidArgument, "{}: line {}: {}", where, error.mark.line + 1, error.msg);
   }
 }
 

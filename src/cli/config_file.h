@@ -17,6 +17,9 @@ struct ConfigEntry {
 /// (handed on as JSON). Throws kNotFound, or kInvalidArgument naming file and line.
 std::vector<ConfigEntry> read_config_file(const std::filesystem::path& path);
 
+/// The same mapping as text, for a part of such a file. `where` names it in errors.
+std::vector<ConfigEntry> parse_config(const std::string& text, const std::string& where);
+
 /// The file's arguments before the command line's, less those that the command line gives itself.
 std::vector<std::string> merge_config(const std::vector<ConfigEntry>& entries,
                                       std::vector<std::string> command_line);

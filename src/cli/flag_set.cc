@@ -139,6 +139,11 @@ void FlagSet::refused(const std::string& name, std::string_view why) {
   refused_[name] = why;
 }
 
+void FlagSet::refuse_rest_of(const FlagSet& all, std::string_view why) {
+  for (const std::string& name : all.names_)
+    if (std::find(names_.begin(), names_.end(), name) == names_.end()) refused(name, why);
+}
+
 std::string FlagSet::canonical(const std::string& argument) const {
   auto [name, value] = split_flag(argument);
   if (const auto alias = aliases_.find(name); alias != aliases_.end()) name = alias->second;

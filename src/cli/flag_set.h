@@ -47,6 +47,8 @@ class FlagSet {
   void ignored(const std::string& name, bool takes_value, std::string_view why);
   /// Refused with `why`: ignoring it would change answers silently.
   void refused(const std::string& name, std::string_view why);
+  /// Refuses every flag of `all` that is none of these.
+  void refuse_rest_of(const FlagSet& all, std::string_view why);
   /// Another spelling of a flag, say "-tp".
   void alias(const std::string& spelling, const std::string& name) { aliases_[spelling] = name; }
 

@@ -89,7 +89,7 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   return Tokenizer::from_json(read_text_file(file), fs::exists(config) ? read_text_file(config) : "");
 }
 
-LoadedModel load(const LoadOptions& options, const ProgressFn& progress) {
+LoadedModel load(const LoadOptions& options, const ProgressFn& progress, std::shared_ptr<Backend> backend) {
   const ModelSources sources({.progress = progress, .say = print_line});
   const std::unique_ptr<Checkpoint> checkpoint =
       Checkpoint::open(sources.find_model(options.model, options.revision));
@@ -100,7 +100,7 @@ LoadedModel load(const LoadOptions& options, const ProgressFn& progress) {
   loaded.tokenizer = load_tokenizer(options, assets);
   loaded.chat_template = load_chat_template(options, assets);
   loaded.format = checkpoint->format_name();
-  loaded.backend = make_backend(options.backend);
+  loaded.backend = backend != nullptr ? std::move(backend) : make_backend(options.backend);
   loaded.model = load_model(*checkpoint, *loaded.backend, options.policy, progress);
   return loaded;
 }

@@ -28,12 +28,12 @@ struct LoadOptions {
 };
 
 struct LoadedModel {
-  std::unique_ptr<Backend> backend;
+  std::shared_ptr<Backend> backend;
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;       // null with skip_tokenizer
   std::optional<ChatTemplate> chat_template;  // absent when the model has none
   std::string format;                         // "GGUF Q4_1"
-  /// Token strings and generation defaults; `names` and the pointers are for the caller to fill in.
+  /// Token strings and generation defaults; names, limits and the pointers are for the caller to fill in.
   ServedModel text;
 };
 
@@ -41,7 +41,8 @@ struct LoadedModel {
 /// does.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& path);
 
-/// Throws what Checkpoint, Tokenizer and ChatTemplate throw.
-LoadedModel load(const LoadOptions& options, const ProgressFn& progress);
+/// Throws what Checkpoint, Tokenizer and ChatTemplate throw. Models may share a backend; null: one is made.
+LoadedModel load(const LoadOptions& options, const ProgressFn& progress,
+                 std::shared_ptr<Backend> backend = nullptr);
 
 }  // namespace polylora

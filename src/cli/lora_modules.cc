@@ -90,10 +90,10 @@ void with_adapter_named(const LoraModule& module, Work work) {
   }
 }
 
-void add_to_registry(AdapterRegistry& registry, const LoraModule& module, const std::string& base_name,
-                     AdapterRegistry::LoadMode mode) {
+void add_to_registry(AdapterRegistry& registry, const LoraModule& module, AdapterRegistry::LoadMode mode) {
   const bool replace = mode == AdapterRegistry::LoadMode::kNow;  // the second pass
-  with_adapter_named(module, [&] { registry.add(module.name, module.path, mode, replace, base_name); });
+  with_adapter_named(module,
+                     [&] { registry.add(module.name, module.path, mode, replace, module.base_model_name); });
 }
 
 }  // namespace
@@ -129,15 +129,12 @@ void load_lora_modules(AdapterRegistry& registry, const std::vector<LoraModule>&
   const auto is_served = [&](const std::string& name) {
     return std::find(served_names.begin(), served_names.end(), name) != served_names.end();
   };
-  const auto base_name = [&](const LoraModule& module) {
-    return is_served(module.base_model_name) ? module.base_model_name : "";
-  };
   for (const LoraModule& module : modules) {
     if (is_served(module.name)) {
       fail(ErrorCode::kInvalidArgument, "The lora adapter '{}' conflicts with a served base model.",
            module.name);
     }
-    add_to_registry(registry, module, base_name(module), AdapterRegistry::LoadMode::kLazy);
+    add_to_registry(registry, module, AdapterRegistry::LoadMode::kLazy);
   }
 
   const std::vector<AdapterInfo> infos = registry.list();  // in the order of `modules`
@@ -145,7 +142,7 @@ void load_lora_modules(AdapterRegistry& registry, const std::vector<LoraModule>&
   for (size_t i = 0; i < modules.size() && i < infos.size(); ++i) {
     total += infos[i].bytes;
     if (total > preload_bytes) return;
-    add_to_registry(registry, modules[i], base_name(modules[i]), AdapterRegistry::LoadMode::kNow);
+    add_to_registry(registry, modules[i], AdapterRegistry::LoadMode::kNow);
   }
 }
 

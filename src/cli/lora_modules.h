@@ -34,7 +34,7 @@ void find_lora_modules(std::vector<LoraModule>& modules, const ModelSources& sou
 
 /// Registers all of them: first the headers of all, so that no bad adapter waits for its first request, then
 /// the weights, in order, as far as they fit `preload_bytes`; the rest is read on first use. `served_names`
-/// are the base model's. Throws what the registry throws, naming the adapter.
+/// are those of base models. Throws what the registry throws, naming the adapter.
 void load_lora_modules(AdapterRegistry& registry, const std::vector<LoraModule>& modules,
                        const std::vector<std::string>& served_names, size_t preload_bytes);
 

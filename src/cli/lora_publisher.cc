@@ -67,10 +67,10 @@ std::optional<LoraPublisher::Stamp> LoraPublisher::stamp(const fs::path& adapter
 
 std::vector<LoraPublisher::Candidate> LoraPublisher::candidates() const {
   std::vector<Candidate> found;
-  const auto add = [&](const std::string& name, const fs::path& path) {
-    if (const auto files = stamp(path)) found.push_back({name, path, *files});
-  };
   for (const WatchedFolder& folder : folders_) {
+    const auto add = [&](const std::string& name, const fs::path& path) {
+      if (const auto files = stamp(path)) found.push_back({name, path, folder.base_model_name, *files});
+    };
     for (const fs::path& checkpoint : checkpoints_of(folder.path))
       add(folder.name + "@" + checkpoint_number(checkpoint), checkpoint);
     add(folder.name, folder.path);
@@ -116,9 +116,10 @@ void LoraPublisher::publish(const Candidate& candidate, Entry& entry, Clock::tim
   const bool replaces = is_ours(candidate.name, entry);
   try {
     if (std::find(served_names_.begin(), served_names_.end(), candidate.name) != served_names_.end()) {
-      fail(ErrorCode::kAlreadyExists, "the name is one of the base model's");
+      fail(ErrorCode::kAlreadyExists, "the name is a base model's");
     }
-    registry_.add(candidate.name, candidate.path, AdapterRegistry::LoadMode::kNow, replaces);
+    registry_.add(candidate.name, candidate.path, AdapterRegistry::LoadMode::kNow, replaces,
+                  candidate.base_model_name);
   } catch (const Error& error) {
     note_failure(candidate, entry, now, error);
     return;

@@ -18,7 +18,8 @@ namespace polylora {
 
 struct WatchedFolder {
   std::string name;
-  std::filesystem::path path;  // need not exist yet
+  std::filesystem::path path;     // need not exist yet
+  std::string base_model_name{};  // of its adapters; empty: found for each
 };
 
 /// Publishes complete adapters, replaces those whose files changed and removes those whose files vanished.
@@ -33,7 +34,7 @@ class LoraPublisher {
     std::function<void(const std::string& line)> warning;
   };
 
-  /// `served_names` are the base model's and cannot be given to adapters.
+  /// `served_names` are those of base models and cannot be given to adapters.
   LoraPublisher(AdapterRegistry& registry, std::vector<WatchedFolder> folders,
                 std::vector<std::string> served_names);
 
@@ -63,6 +64,7 @@ class LoraPublisher {
   struct Candidate {
     std::string name;
     std::filesystem::path path;
+    std::string base_model_name;
     Stamp stamp;
   };
   struct Entry {

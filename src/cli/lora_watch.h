@@ -13,7 +13,8 @@ namespace polylora {
 
 /// Each item is DIR or NAME=DIR (cut at the first `=`, unless a `/` comes before it); NAME defaults to the
 /// folder's name. Empty items are skipped; `~` stands for the home folder. Throws kInvalidArgument for a DIR
-/// that is a file, an empty name, or a name given twice or to the base model.
+/// that is a file, an empty name, or a name given twice or in
+/// `served_names`.
 std::vector<WatchedFolder> parse_lora_watch(const std::vector<std::string>& items,
                                             const std::vector<std::string>& served_names);
 

@@ -11,11 +11,10 @@
 #include <vector>
 
 #include "cli/console.h"
+#include "cli/fleet.h"
 #include "cli/kv_size.h"
-#include "cli/load.h"
 #include "cli/lora_modules.h"
 #include "cli/lora_watch.h"
-#include "cli/memory.h"
 #include "cli/serve_flags.h"
 #include "cli/signals.h"
 #include "cli/values.h"
@@ -29,34 +28,28 @@ using Clock = std::chrono::steady_clock;
 /// Adapters that are read before listening, so that a NaN in them is found at once; the rest on first use.
 constexpr size_t kPreloadBytes = size_t{256} << 20;
 
-LoadedModel load_with_progress(const LoadOptions& options) {
-  ProgressBar bar;
-  return load(options, bar.callback());
+void report_model(const FleetBase& base) {
+  const ModelConfig& config = base.loaded.model->config;
+  report("model", "{} ({}, {}, {} layers of {})", base.flags.load.model, base.loaded.format,
+         config.model_type, config.num_layers, config.hidden_size);
+  report("served as", "{}", fmt::join(base.flags.served_model_name, ", "));
+  report("computes", "{}, weights: {}", base.loaded.backend->description(), base.loaded.model->formats);
 }
 
-ServedModel served_model(const LoadedModel& loaded, const ServeFlags& flags) {
-  ServedModel served = loaded.text;
-  served.names = flags.served_model_name;
-  served.tokenizer = loaded.tokenizer.get();
-  served.chat_template = loaded.chat_template ? &*loaded.chat_template : nullptr;
-  return served;
-}
-
-void report_model(const LoadedModel& loaded, const ServeFlags& flags) {
-  const ModelConfig& config = loaded.model->config;
-  print_line(fmt::format("polylora {}", POLYLORA_VERSION));
-  report("model", "{} ({}, {}, {} layers of {})", flags.load.model, loaded.format, config.model_type,
-         config.num_layers, config.hidden_size);
-  report("served as", "{}", fmt::join(flags.served_model_name, ", "));
-  report("computes", "{}, weights: {}", loaded.backend->description(), loaded.model->formats);
-}
-
-void report_memory(const LoadedModel& loaded, const Engine& engine, const ServeFlags& flags) {
-  const size_t token_bytes = kv_bytes_per_token(loaded.model->config, flags.engine.kv_cache_dtype);
-  report("memory", "weights     {:>10}", format_bytes(loaded.model->bytes()));
+void report_memory(const FleetBase& base, const Engine& engine) {
+  const size_t token_bytes = kv_bytes_per_token(base.loaded.model->config, base.flags.engine.kv_cache_dtype);
+  report("memory", "weights     {:>10}", format_bytes(base.loaded.model->bytes()));
   report("", "KV cache    {:>10}  {} tokens, at most {} a request", format_bytes(engine.kv_cache_bytes()),
          engine.kv_cache_bytes() / token_bytes, engine.options().max_model_len);
   report("", "activations {:>10}", format_bytes(engine.activation_bytes()));
+}
+
+void report_fleet(const Fleet& fleet, const ServeFlags& flags) {
+  print_line(fmt::format("polylora {}", POLYLORA_VERSION));
+  for (size_t i = 0; i < fleet.bases().size(); ++i) {
+    report_model(fleet.bases()[i]);
+    report_memory(fleet.bases()[i], fleet.engine(i));
+  }
   if (flags.server.enable_lora)
     report("", "adapters    {:>10}  at most", format_bytes(flags.adapters.memory_bytes));
 }
@@ -95,35 +88,31 @@ std::function<void()> stop_handler(Server& server, int drain_seconds) {
   };
 }
 
-void serve(ServeFlags& flags) {
+void serve(const ServeFlags& flags) {
   SignalWatcher signals;  // before any other thread
   std::signal(SIGPIPE, SIG_IGN);
   spdlog::set_default_logger(spdlog::stderr_color_mt("polylora"));
 
-  std::vector<LoraModule> modules = parse_lora_modules(flags.lora_modules);
-  flags.sources.say = print_line;
-  const ModelSources sources(flags.sources);
-  find_lora_modules(modules, sources);
-  flags.server.find_adapter = [&sources](const std::string& text) {
+  SourceOptions source_options = flags.sources;
+  source_options.say = print_line;
+  const ModelSources sources(source_options);
+  ServerOptions server_options = flags.server;
+  server_options.find_adapter = [&sources](const std::string& text) {
     return sources.find_requested_adapter(text);
   };
-  const std::vector<WatchedFolder> watched = parse_lora_watch(flags.lora_watch, flags.served_model_name);
+  std::vector<LoraModule> modules = fleet_modules(flags);
+  find_lora_modules(modules, sources);
+  const std::vector<WatchedFolder> watched = fleet_watched(flags);
+  const std::vector<std::string> names = base_names(flags);
   const Clock::time_point start = Clock::now();
-  const LoadedModel loaded = load_with_progress(flags.load);
-  const ModelConfig& config = loaded.model->config;
-  if (flags.server.max_logprobs < 0) flags.server.max_logprobs = config.vocab_size;
-  fit_kv_cache(config, available_memory(), flags.fit_max_model_len, flags.engine);
-
-  AdapterRegistry registry(*loaded.model, *loaded.backend, flags.adapters);
-  load_lora_modules(registry, modules, flags.served_model_name,
-                    std::min(kPreloadBytes, flags.adapters.memory_bytes));
-  LoraPublisher publisher(registry, watched, flags.served_model_name);
+  Fleet fleet(flags);
+  AdapterRegistry& registry = fleet.registry();
+  load_lora_modules(registry, modules, names, std::min(kPreloadBytes, flags.adapters.memory_bytes));
+  LoraPublisher publisher(registry, watched, names);
   publisher.scan(Clock::now());  // what is there already is served from the first request on
-  Engine engine(*loaded.model, *loaded.backend, registry, flags.engine);
-  Server server(engine, registry, served_model(loaded, flags), flags.server);
+  Server server(fleet.served_models(), registry, server_options);
 
-  report_model(loaded, flags);
-  report_memory(loaded, engine, flags);
+  report_fleet(fleet, flags);
   report_adapters(registry);
   report_watched(watched);
   report("loaded in", "{:.1f} s", std::chrono::duration<double>(Clock::now() - start).count());
@@ -139,7 +128,7 @@ void serve(ServeFlags& flags) {
 
 int run_serve(const Arguments& arguments) {
   ServeFlags values;
-  FlagSet flags("serve", "Serves one base model and many LoRA adapters over HTTP.");
+  FlagSet flags("serve", "Serves base models, one or more, and many LoRA adapters over HTTP.");
   add_serve_flags(flags, values);
   if (!flags.parse(arguments)) return 0;
   values.resolve();

@@ -3,11 +3,14 @@
 #include <array>
 #include <cstdlib>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "cli/console.h"
+#include "cli/fleet_flags.h"
 #include "cli/values.h"
 #include "cli/vllm_flags.h"
+#include "model/fingerprint.h"
 #include "ops/weight.h"
 
 namespace polylora {
@@ -57,17 +60,16 @@ void set_port(ServerOptions& server, const std::string& text) {
   server.port = static_cast<uint16_t>(port);
 }
 
-void add_model_config(FlagSet& flags, ServeFlags& values) {
+void add_model_config(FlagSet& flags, BaseFlags& values) {
   flags.group("ModelConfig");
   flags.list("--served-model-name", values.served_model_name, "NAME",
              "names that `model` of a request may have; the first is echoed (default: MODEL)");
   flags.toggle("--skip-tokenizer-init", values.load.skip_tokenizer,
                "no text: requests and replies are token ids");
-  flags.integer("--max-logprobs", values.server.max_logprobs, -1,
-                "most logprobs a request may ask for; -1: all");
+  flags.integer("--max-logprobs", values.max_logprobs, -1, "most logprobs a request may ask for; -1: all");
 }
 
-void add_scheduler_config(FlagSet& flags, ServeFlags& values) {
+void add_scheduler_config(FlagSet& flags, BaseFlags& values) {
   flags.group("SchedulerConfig");
   flags.integer("--max-num-seqs", values.engine.max_num_seqs, 1, "requests computed at once");
   flags.custom("--max-num-batched-tokens", "N", "tokens computed in one step",
@@ -94,28 +96,31 @@ void add_scheduler_config(FlagSet& flags, ServeFlags& values) {
                "seconds after which a waiting adapter goes first");
 }
 
-void add_lora_config(FlagSet& flags, ServeFlags& values) {
+void add_lora_config(FlagSet& flags, BaseFlags& values) {
   flags.group("LoRAConfig");
-  flags.toggle("--enable-lora", values.server.enable_lora, "serve adapters");
   flags.list("--lora-modules", values.lora_modules, "ITEM",
              "NAME=PATH, JSON {\"name\",\"path\"}, a JSON list, or a folder of adapters");
   flags.list("--lora-watch", values.lora_watch, "[NAME=]DIR",
              "output folders of training: each checkpoint-N is served as NAME@N once it is there");
+  flags.integer("--max-loras", values.engine.max_loras, 0, "distinct adapters in one step; 0: any number");
+  flags.custom(
+      "--max-lora-rank", "N", "largest rank to accept; 0: any", fmt::to_string(values.max_lora_rank),
+      [&values](const std::string& text) { values.max_lora_rank = parse_count("--max-lora-rank", text); });
+  flags.choice("--lora-dtype", values.lora_dtype, {"auto", "float32", "bfloat16", "float16", "int8"},
+               "type of A and B; auto: float32 with --dtype float32, else bfloat16; int8 halves their bytes");
+}
+
+void add_lora_memory(FlagSet& flags, ServeFlags& values) {
+  flags.group("LoRAConfig");
+  flags.toggle("--enable-lora", values.server.enable_lora, "serve adapters");
+  flags.bytes("--lora-memory", values.adapters.memory_bytes,
+              "memory for adapters; the least recently used are dropped");
+  flags.integer("--max-cpu-loras", values.adapters.max_cpu_loras, 0,
+                "most adapters in memory; 0: as --lora-memory allows");
   flags.list("--allowed-adapter-sources", values.sources.allowed_adapter_sources, "PREFIX",
              "what requests may load adapters from besides paths: ORG/ or ORG/NAME, https://…/, s3://…/");
   flags.bytes("--max-adapter-download", values.sources.max_adapter_download,
               "largest adapter to load from a URL", "2G");
-  flags.integer("--max-loras", values.engine.max_loras, 0, "distinct adapters in one step; 0: any number");
-  flags.custom("--max-lora-rank", "N", "largest rank to accept; 0: any",
-               fmt::to_string(values.adapters.max_lora_rank), [&values](const std::string& text) {
-                 values.adapters.max_lora_rank = parse_count("--max-lora-rank", text);
-               });
-  flags.integer("--max-cpu-loras", values.adapters.max_cpu_loras, 0,
-                "most adapters in memory; 0: as --lora-memory allows");
-  flags.choice("--lora-dtype", values.lora_dtype, {"auto", "float32", "bfloat16", "float16", "int8"},
-               "type of A and B; auto: float32 with --dtype float32, else bfloat16; int8 halves their bytes");
-  flags.bytes("--lora-memory", values.adapters.memory_bytes,
-              "memory for adapters; the least recently used are dropped");
 }
 
 void add_frontend(FlagSet& flags, ServeFlags& values) {
@@ -182,24 +187,39 @@ void read_environment(ServerOptions& server) {
   }
 }
 
-void check_combinations(const ServeFlags& values) {
-  for (const std::string& prefix : values.sources.allowed_adapter_sources) {
+void check_sources(const SourceOptions& sources) {
+  for (const std::string& prefix : sources.allowed_adapter_sources) {
     if (prefix.find('/') == std::string::npos)
       fail(ErrorCode::kInvalidArgument,
            "--allowed-adapter-sources: '{}' must name a part of the hub (ORG/) or a URL (https://HOST/)",
            prefix);
   }
-  if (!(values.lora_modules.empty() && values.lora_watch.empty()) && !values.server.enable_lora) {
+}
+
+/// Of the flags of one base, or of those that hold for all.
+void check_combinations(const BaseFlags& values, const ServeFlags& all) {
+  if (!(values.lora_modules.empty() && values.lora_watch.empty()) && !all.server.enable_lora) {
     fail(ErrorCode::kInvalidArgument, "LoRA is not enabled. Use --enable-lora to enable LoRA.");
   }
-  const int most_in_memory = values.adapters.max_cpu_loras;
+  const int most_in_memory = all.adapters.max_cpu_loras;
   if (most_in_memory != 0 && most_in_memory < values.engine.max_loras) {
     fail(ErrorCode::kInvalidArgument, "--max-cpu-loras ({}) must be >= --max-loras ({})", most_in_memory,
          values.engine.max_loras);
   }
-  if (values.server.ssl_certfile.empty() != values.server.ssl_keyfile.empty()) {
+}
+
+void check_server(const ServerOptions& server) {
+  if (server.ssl_certfile.empty() != server.ssl_keyfile.empty()) {
     fail(ErrorCode::kInvalidArgument, "TLS needs both --ssl-certfile and --ssl-keyfile");
   }
+}
+
+/// These flags' one model, with the adapters of no one in particular.
+BaseFlags only_base(const BaseFlags& values) {
+  BaseFlags base = values;
+  base.lora_modules.clear();
+  base.lora_watch.clear();
+  return base;
 }
 
 }  // namespace
@@ -214,18 +234,41 @@ void ModelFlags::resolve() {
   load.policy = weight_policy(dtype, quantization);
   const DType automatic = dtype == "float32" || dtype == "float" ? DType::kF32 : DType::kBf16;
   engine.kv_cache_dtype = element_type("--kv-cache-dtype", kv_cache_dtype, automatic);
-  adapters.dtype = element_type("--lora-dtype", lora_dtype, automatic);
+  adapter_dtype = element_type("--lora-dtype", lora_dtype, automatic);
 }
 
-void ServeFlags::resolve() {
+void BaseFlags::resolve() {
   ModelFlags::resolve();
-  read_environment(server);
-  check_combinations(*this);
-  server.access_log = !disable_access_log;
   if (served_model_name.empty()) served_model_name.push_back(load.model);
 }
 
-void add_model_flags(FlagSet& flags, ModelFlags& values) {
+void ServeFlags::resolve() {
+  read_environment(server);
+  server.access_log = !disable_access_log;
+  check_server(server);
+  check_sources(sources);
+  check_combinations(*this, *this);
+  if (bases.empty()) {
+    BaseFlags::resolve();
+    served.push_back(only_base(*this));
+    return;
+  }
+  served = parse_bases(*this);
+  for (const BaseFlags& base : served) check_combinations(base, *this);
+}
+
+AdapterBase adapter_base(const LoadedModel& loaded, const ModelFlags& flags, std::vector<std::string> names) {
+  return {.model = loaded.model.get(),
+          .dtype = flags.adapter_dtype,
+          .max_lora_rank = flags.max_lora_rank,
+          .names = std::move(names),
+          .path = flags.load.model,
+          .fingerprint = base_fingerprint(*loaded.model)};
+}
+
+namespace {
+
+void add_checkpoint_flags(FlagSet& flags, ModelFlags& values) {
   LoadOptions& load = values.load;
   flags.positional("model", load.model,
                    "a Hugging Face folder (config.json + safetensors), a .gguf file, or a hub id: "
@@ -258,19 +301,37 @@ void add_model_flags(FlagSet& flags, ModelFlags& values) {
                "reuse the KV of common prefixes");
   flags.custom("--block-size", "N", "tokens per KV page; only this value", fmt::to_string(kKvPageSize),
                require_block_size);
-
-  flags.group("ParallelConfig");
-  flags.integer("--threads", load.backend.threads, 0, "compute threads; 0: one per usable core");
-  flags.choice("--backend", load.backend.name, {"cpu", "ref"}, "fast kernels, or the naive reference");
 }
 
-void add_serve_flags(FlagSet& flags, ServeFlags& values) {
-  add_model_flags(flags, values);
+void add_parallel_config(FlagSet& flags, ModelFlags& values) {
+  flags.group("ParallelConfig");
+  flags.integer("--threads", values.load.backend.threads, 0, "compute threads; 0: one per usable core");
+  flags.choice("--backend", values.load.backend.name, {"cpu", "ref"}, "fast kernels, or the naive reference");
+}
+
+}  // namespace
+
+void add_model_flags(FlagSet& flags, ModelFlags& values) {
+  add_checkpoint_flags(flags, values);
+  add_parallel_config(flags, values);
+}
+
+void add_base_flags(FlagSet& flags, BaseFlags& values) {
+  add_checkpoint_flags(flags, values);
   add_model_config(flags, values);
   add_scheduler_config(flags, values);
   add_lora_config(flags, values);
-  add_frontend(flags, values);
   add_vllm_flags(flags);
+}
+
+void add_serve_flags(FlagSet& flags, ServeFlags& values) {
+  add_base_flags(flags, values);
+  add_parallel_config(flags, values);
+  flags.group("ModelConfig");
+  flags.list("--bases", values.bases, "JSON",
+             "several base models: the flags of one each, as {\"model\": …}; better as a list in --config");
+  add_lora_memory(flags, values);
+  add_frontend(flags, values);
 }
 
 }  // namespace polylora

@@ -18,6 +18,8 @@ struct ModelFlags {
   LoadOptions load;
   EngineOptions engine;
   AdapterRegistryOptions adapters;
+  DType adapter_dtype = DType::kBf16;     // how A and B are held
+  int64_t max_lora_rank = 0;              // 0: any
   bool fit_max_model_len = false;         // --max-model-len auto
   std::vector<std::string> lora_modules;  // as given
 
@@ -32,20 +34,38 @@ struct ModelFlags {
   void resolve();
 };
 
-struct ServeFlags : ModelFlags {
-  ServerOptions server;
+/// What `serve` asks about one base model.
+struct BaseFlags : ModelFlags {
   std::vector<std::string> served_model_name;  // empty: the model's path
   std::vector<std::string> lora_watch;         // as given
-  SourceOptions sources;                       // what may be downloaded
+  int max_logprobs = 20;                       // -1: all
+
+  void resolve();
+};
+
+/// With `bases`, the flags of BaseFlags say what holds for every base that does not say otherwise;
+/// kv_cache_bytes is for all of them together, and lora_modules and lora_watch are for whichever they fit.
+struct ServeFlags : BaseFlags {
+  ServerOptions server;
+  SourceOptions sources;           // what may be downloaded
+  std::vector<std::string> bases;  // as given: JSON objects of the flags of one base each
   int shutdown_timeout_s = 30;
   bool disable_access_log = false;
+
+  std::vector<BaseFlags> served;  // by resolve(): what `bases` describes, or these flags' one model
 
   /// Settles flags and environment; throws kInvalidArgument for combinations that make no sense.
   void resolve();
 };
 
+/// The loaded model as adapters see it; `loaded` outlives what it is given to.
+AdapterBase adapter_base(const LoadedModel& loaded, const ModelFlags& flags, std::vector<std::string> names);
+
 /// --dtype, --quantization, --threads, --max-model-len, --kv-cache-memory, …
 void add_model_flags(FlagSet& flags, ModelFlags& values);
+
+/// What may differ between base models.
+void add_base_flags(FlagSet& flags, BaseFlags& values);
 
 /// All of `serve`.
 void add_serve_flags(FlagSet& flags, ServeFlags& values);

@@ -25,6 +25,7 @@ class AdapterGeneration {
   const uint64_t id = next_generation_id();
   std::string name;
   std::filesystem::path path;  // empty: a stack
+  size_t base = 0;             // index of its base model
   std::string base_model_name;
   int64_t rank = 0;
   int vocab_size = 0;              // 0: the base model's

@@ -40,20 +40,18 @@ uint64_t next_generation_id() {
 }
 
 struct AdapterRegistry::State {
-  State(const Model& model_, Backend& backend_, const AdapterRegistryOptions& options_)
-      : model(model_),
+  State(std::vector<AdapterBase> bases_, Backend& backend_, const AdapterRegistryOptions& options)
+      : bases(std::move(bases_)),
         backend(backend_),
-        options(options_),
-        budget(std::make_shared<AdapterBudget>(options_.memory_bytes, options_.max_cpu_loras)) {}
+        budget(std::make_shared<AdapterBudget>(options.memory_bytes, options.max_cpu_loras)) {}
 
   struct LoadJob {
     std::weak_ptr<AdapterGeneration> generation;  // nobody wants it any more: not loaded
     AdapterBudget::Reservation reservation;
   };
 
-  const Model& model;
+  const std::vector<AdapterBase> bases;
   Backend& backend;
-  const AdapterRegistryOptions options;
   const std::shared_ptr<AdapterBudget> budget;
 
   mutable std::mutex mutex;
@@ -68,8 +66,9 @@ struct AdapterRegistry::State {
   std::deque<LoadJob> jobs;
   bool stopping = false;
 
-  std::mutex wake_mutex;  // held during the call, so that set_wake({}) waits for it
-  std::function<void()> wake;
+  std::mutex wake_mutex;  // held during the calls, so that remove_wake() waits for them
+  std::map<uint64_t, std::function<void()>> wakes;
+  uint64_t wakes_added = 0;
   std::thread loader;
 
   // --- with the mutex held
@@ -159,7 +158,7 @@ LoadedAdapter AdapterRegistry::State::load(const AdapterGeneration& generation, 
   }
   auto resident = std::make_shared<ResidentAdapter>();
   resident->reservation = std::move(reservation);
-  resident->adapter = file.load(model, backend, options.dtype);
+  resident->adapter = file.load(*bases[generation.base].model, backend, bases[generation.base].dtype);
   resident->reservation.resize(resident->adapter->bytes());
   loaded.weights = std::shared_ptr<const Adapter>(resident, resident->adapter.get());
   loaded.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -186,7 +185,8 @@ void AdapterRegistry::State::run_job(LoadJob job) {
   std::optional<Error> error;
   LoadedAdapter loaded;
   try {
-    loaded = load(*generation, AdapterFile(generation->path, model.config), std::move(job.reservation));
+    loaded = load(*generation, AdapterFile(generation->path, bases[generation->base].model->config),
+                  std::move(job.reservation));
   } catch (const Error& problem) {
     error = problem;
   } catch (const std::exception& problem) {
@@ -205,13 +205,14 @@ void AdapterRegistry::State::run_job(LoadJob job) {
 
 void AdapterRegistry::State::call_wake() {
   const std::scoped_lock lock(wake_mutex);
-  if (wake) wake();
+  for (const auto& [number, wake] : wakes) wake();
 }
 
 // ----------------------------------------------------------------------------------------------- registry
 
-AdapterRegistry::AdapterRegistry(const Model& model, Backend& backend, const AdapterRegistryOptions& options)
-    : state_(std::make_unique<State>(model, backend, options)) {
+AdapterRegistry::AdapterRegistry(std::vector<AdapterBase> bases, Backend& backend,
+                                 const AdapterRegistryOptions& options)
+    : state_(std::make_unique<State>(std::move(bases), backend, options)) {
   state_->loader = std::thread([state = state_.get()] { state->load_in_background(); });
 }
 
@@ -224,23 +225,35 @@ AdapterRegistry::~AdapterRegistry() {
   state_->loader.join();
 }
 
-void AdapterRegistry::set_wake(std::function<void()> wake) {
+uint64_t AdapterRegistry::add_wake(std::function<void()> wake) {
   const std::scoped_lock lock(state_->wake_mutex);
-  state_->wake = std::move(wake);
+  state_->wakes.emplace(++state_->wakes_added, std::move(wake));
+  return state_->wakes_added;
+}
+
+void AdapterRegistry::remove_wake(uint64_t number) {
+  const std::scoped_lock lock(state_->wake_mutex);
+  state_->wakes.erase(number);
 }
 
 namespace {
 
-void check_limits(const std::string& name, const AdapterFile& file, const AdapterRegistryOptions& options) {
-  if (options.max_lora_rank > 0 && file.max_rank() > options.max_lora_rank) {
+void check_limits(const std::string& name, const AdapterFile& file, const AdapterBase& base,
+                  size_t memory_bytes) {
+  if (base.max_lora_rank > 0 && file.max_rank() > base.max_lora_rank) {
     fail(ErrorCode::kResourceExhausted, "LoRA rank {} is greater than max_lora_rank {}.", file.max_rank(),
-         options.max_lora_rank);
+         base.max_lora_rank);
   }
-  if (const size_t bytes = file.packed_bytes(options.dtype); bytes > options.memory_bytes) {
+  if (const size_t bytes = file.packed_bytes(base.dtype); bytes > memory_bytes) {
     fail(ErrorCode::kResourceExhausted,
-         "LoRA adapter '{}' needs {} bytes, more than the {} bytes for adapters", name, bytes,
-         options.memory_bytes);
+         "LoRA adapter '{}' needs {} bytes, more than the {} bytes for adapters", name, bytes, memory_bytes);
   }
+}
+
+/// What the base model is called to the adapter's users.
+std::string parent_name(const AdapterBase& base, const std::string& given) {
+  if (std::ranges::find(base.names, given) != base.names.end()) return given;
+  return base.names.empty() ? std::string() : base.names.front();
 }
 
 void check_stack(std::span<const StackTerm> members, const AdapterBudget& budget) {
@@ -250,6 +263,11 @@ void check_stack(std::span<const StackTerm> members, const AdapterBudget& budget
     if (!member.adapter->stackable) {
       fail(ErrorCode::kInvalidArgument,
            "LoRA adapter '{}' cannot be combined with others: it has DoRA, biases or whole matrices", name);
+    }
+    if (member.adapter->base != members.front().adapter->base) {
+      fail(ErrorCode::kInvalidArgument,
+           "LoRA adapters '{}' and '{}' cannot be combined: they have different base models",
+           members.front().adapter->name, name);
     }
     if (!std::isfinite(member.weight))
       fail(ErrorCode::kInvalidArgument, "The weight of LoRA adapter '{}' must be a finite number.", name);
@@ -313,16 +331,18 @@ void AdapterRegistry::add(const std::string& name, const std::filesystem::path& 
   }
   if (old != nullptr && !replace) fail_name_taken(name);
 
-  const AdapterFile file(path, state.model.config);
-  check_limits(name, file, state.options);
+  const auto [base_index, file] = match_base(path, base_model_name, state.bases);
+  const AdapterBase& base = state.bases[base_index];
+  check_limits(name, file, base, state.budget->max_bytes());
   const auto generation = std::make_shared<AdapterGeneration>();
   generation->name = name;
   generation->path = path;
-  generation->base_model_name = base_model_name;
+  generation->base = base_index;
+  generation->base_model_name = parent_name(base, base_model_name);
   generation->rank = file.max_rank();
   generation->vocab_size = file.vocab_size();
   generation->stackable = file.stackable();
-  generation->bytes = file.packed_bytes(state.options.dtype);
+  generation->bytes = file.packed_bytes(base.dtype);
 
   if (mode == LoadMode::kNow) {
     std::optional<AdapterBudget::Reservation> reservation;
@@ -373,6 +393,7 @@ std::vector<AdapterInfo> AdapterRegistry::list() const {
   for (const auto& [place, generation] : state_->places) {
     infos.push_back({.name = generation->name,
                      .path = generation->path,
+                     .base = generation->base,
                      .base_model_name = generation->base_model_name,
                      .generation = generation->id,
                      .rank = generation->rank,
@@ -446,6 +467,10 @@ std::vector<std::string> adapter_names(const AdapterLease& lease) {
   std::vector<std::string> names;
   for (const StackTerm& member : lease->members) names.push_back(member.adapter->name);
   return names;
+}
+
+size_t adapter_base(const AdapterLease& lease) {
+  return lease->base;
 }
 
 int adapter_vocab_size(const AdapterLease& lease, int base_vocab_size) {

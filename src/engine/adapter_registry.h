@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/base_matching.h"
 #include "engine/request.h"
 #include "io/adapter_file.h"
 #include "model/adapter.h"
@@ -29,16 +30,15 @@
 namespace polylora {
 
 struct AdapterRegistryOptions {
-  DType dtype = DType::kBf16;  // how A and B are held
-  size_t memory_bytes = 0;     // budget for resident weights
-  int64_t max_lora_rank = 0;   // 0: any
-  int max_cpu_loras = 0;       // most adapters resident at once; 0: only the byte budget counts
+  size_t memory_bytes = 0;  // budget for resident weights
+  int max_cpu_loras = 0;    // most adapters resident at once; 0: only the byte budget counts
 };
 
 struct AdapterInfo {
   std::string name;
   std::filesystem::path path;
-  std::string base_model_name;  // from --lora-modules' JSON form; may be empty
+  size_t base = 0;              // index of its base model
+  std::string base_model_name;  // as given if that is a name of its base, else the base's first
   uint64_t generation = 0;
   int64_t rank = 0;
   size_t bytes = 0;  // packed
@@ -49,18 +49,22 @@ struct AdapterInfo {
 /// Thread-safe. Loading runs on the registry's own thread (or the caller's, where said).
 class AdapterRegistry {
  public:
-  /// `model` and `backend` must outlive it.
-  AdapterRegistry(const Model& model, Backend& backend, const AdapterRegistryOptions& options);
+  /// For the adapters of all of `bases`: one space of names, one budget. The models and `backend` must
+  /// outlive it.
+  AdapterRegistry(std::vector<AdapterBase> bases, Backend& backend, const AdapterRegistryOptions& options);
   ~AdapterRegistry();
 
-  /// Called (on the loader thread) whenever a background load ends, well or not; set once before serving.
-  void set_wake(std::function<void()> wake);
+  /// `wake` is called (on the loader thread) whenever a background load ends, well or not, until it is
+  /// removed by the number that this returns.
+  uint64_t add_wake(std::function<void()> wake);
+  void remove_wake(uint64_t number);
 
   enum class LoadMode : uint8_t {
     kNow,   // read, check and pack everything before returning (what a runtime load does)
     kLazy,  // check config and header only; weights are read on first use
   };
-  /// Publishes a generation under `name`. Throws what AdapterFile throws; kAlreadyExists when the name is
+  /// Publishes a generation under `name`, of the base model that match_base() finds. Throws what that throws;
+  /// kAlreadyExists when the name is
   /// taken and `replace` is false; kResourceExhausted when the rank exceeds max_lora_rank ("LoRA rank 64 is
   /// greater than max_lora_rank 16.") or the adapter alone exceeds the budget. A failed replace leaves the
   /// old generation.
@@ -74,8 +78,8 @@ class AdapterRegistry {
   AdapterLease lease(std::string_view name) const;
 
   /// A lease on several adapters at once, W·x + Σ weight·B·(A·x). Throws kInvalidArgument for a member that
-  /// is no sum of pairs (DoRA, biases, matrices of its own), for weights that are not finite and for members
-  /// given twice; kResourceExhausted when the budget cannot hold all members.
+  /// is no sum of pairs (DoRA, biases, matrices of its own) or has another base, for weights that are not
+  /// finite and for members given twice; kResourceExhausted when the budget cannot hold all members.
   AdapterLease stack(std::span<const StackTerm> members);
 
   std::vector<AdapterInfo> list() const;  // in order of registration
@@ -102,7 +106,8 @@ class AdapterRegistry {
 
 /// Facts of a lease that others may read.
 const std::string& adapter_name(const AdapterLease& lease);
-std::vector<std::string> adapter_names(const AdapterLease& lease);  // a stack's members'
+std::vector<std::string> adapter_names(const AdapterLease& lease);       // a stack's members'
+size_t adapter_base(const AdapterLease& lease);                          // index of its base model
 int adapter_vocab_size(const AdapterLease& lease, int base_vocab_size);  // token ids are below it
 uint64_t adapter_generation_id(const AdapterLease& lease);  // unique per process; 0 for the base model
 uint64_t adapter_content_hash(const AdapterLease& lease);   // 0 until its weights were first read

@@ -24,6 +24,7 @@ std::string stack_name(std::span<const StackTerm> members) {
 AdapterLease make_stack(std::span<const StackTerm> members) {
   auto stack = std::make_shared<AdapterGeneration>();
   stack->name = stack_name(members);
+  stack->base = members.front().adapter->base;
   stack->members.assign(members.begin(), members.end());
   for (const StackTerm& member : members) stack->rank += member.adapter->rank;
   return stack;

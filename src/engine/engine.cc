@@ -22,17 +22,19 @@ constexpr std::chrono::milliseconds kLookAgain{20};
 /// The door between other threads and the engine thread: a queue in, counters out.
 class Engine::Impl {
  public:
-  Impl(const Model& model, Backend& backend, AdapterRegistry& registry, const EngineOptions& options)
+  Impl(const Model& model, Backend& backend, AdapterRegistry& registry, const EngineOptions& options,
+       std::shared_ptr<ComputeTurns> turns)
       : config_(model.config),
         registry_(registry),
         options_(checked_options(options, model.config)),
-        core_(model, backend, registry, options_) {
-    registry_.set_wake([this] { wake(); });
+        core_(model, backend, registry, options_),
+        turns_(std::move(turns)) {
+    wake_number_ = registry_.add_wake([this] { wake(); });
     thread_ = std::thread([this] { loop(); });
   }
 
   ~Impl() {
-    registry_.set_wake({});
+    registry_.remove_wake(wake_number_);
     {
       const std::scoped_lock lock(mutex_);
       closed_ = stopping_ = true;
@@ -121,33 +123,43 @@ class Engine::Impl {
   }
 
   void loop() {
-    bool worked = true;
-    while (take_inbox(worked)) worked = core_.step();
+    ComputeTurns::Seat seat(turns_);
+    bool more = false;
+    while (wait_for_work(more)) {
+      seat.take();
+      take_inbox();  // with what came during the others' steps
+      more = core_.step() && core_.unfinished() > 0;
+      seat.pass(more);
+    }
+    take_inbox();  // nothing comes any more
     core_.abort_all();
     publish_progress();
   }
 
-  /// Waits until there is something to do, hands it to the core; false when the engine is to stop.
-  bool take_inbox(bool worked) {
-    Inbox inbox;
-    bool stop = false;
+  /// False when the engine is to stop.
+  bool wait_for_work(bool more) {
     publish_progress();
+    std::unique_lock lock(mutex_);
+    const auto called = [this] { return stopping_ || !inbox_.empty(); };
+    if (core_.unfinished() == 0) {
+      arrived_.wait(lock, called);
+    } else if (!more) {
+      arrived_.wait_for(lock, kLookAgain, called);
+    }
+    return !stopping_;
+  }
+
+  /// Hands to the core what other threads left.
+  void take_inbox() {
+    Inbox inbox;
     {
-      std::unique_lock lock(mutex_);
-      const auto called = [this] { return stopping_ || !inbox_.empty(); };
-      if (core_.unfinished() == 0) {
-        arrived_.wait(lock, called);
-      } else if (!worked) {
-        arrived_.wait_for(lock, kLookAgain, called);
-      }
+      const std::scoped_lock lock(mutex_);
       inbox = std::exchange(inbox_, {});
       waiting_ += static_cast<int>(inbox.submitted.size());
-      stop = stopping_;
     }
     for (auto& sequence : inbox.submitted) core_.accept(std::move(sequence));
     for (const uint64_t number : inbox.cancelled) core_.abort(number);
     if (inbox.abort_all) core_.abort_all();
-    return !stop;
   }
 
   void publish_progress() {
@@ -161,6 +173,8 @@ class Engine::Impl {
   AdapterRegistry& registry_;
   const EngineOptions options_;
   EngineCore core_;
+  const std::shared_ptr<ComputeTurns> turns_;
+  uint64_t wake_number_ = 0;
 
   mutable std::mutex mutex_;
   std::condition_variable arrived_;  // something for the engine thread
@@ -173,8 +187,9 @@ class Engine::Impl {
   std::thread thread_;
 };
 
-Engine::Engine(const Model& model, Backend& backend, AdapterRegistry& registry, const EngineOptions& options)
-    : impl_(std::make_unique<Impl>(model, backend, registry, options)) {}
+Engine::Engine(const Model& model, Backend& backend, AdapterRegistry& registry, const EngineOptions& options,
+               std::shared_ptr<ComputeTurns> turns)
+    : impl_(std::make_unique<Impl>(model, backend, registry, options, std::move(turns))) {}
 
 Engine::~Engine() = default;
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "engine/adapter_registry.h"
+#include "engine/compute_turns.h"
 #include "engine/request.h"
 #include "model/weights.h"
 #include "ops/backend.h"
@@ -50,10 +51,11 @@ struct EngineStats {
 /// submit, cancel, stats and drain may be called from any thread.
 class Engine {
  public:
-  /// `model`, `backend` and `registry` must outlive the engine. Throws kInvalidArgument / kResourceExhausted
-  /// when the options cannot work (say, kv_cache_bytes smaller than one request of max_model_len), naming the
-  /// flag.
-  Engine(const Model& model, Backend& backend, AdapterRegistry& registry, const EngineOptions& options);
+  /// `model`, `backend` and `registry` must outlive the engine; engines of one backend share `turns`. Throws
+  /// kInvalidArgument / kResourceExhausted when the options cannot work (say, kv_cache_bytes smaller than one
+  /// request of max_model_len), naming the flag.
+  Engine(const Model& model, Backend& backend, AdapterRegistry& registry, const EngineOptions& options,
+         std::shared_ptr<ComputeTurns> turns = std::make_shared<ComputeTurns>());
   /// Ends every request with kAbort.
   ~Engine();
 

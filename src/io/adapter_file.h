@@ -60,6 +60,8 @@ class AdapterFile {
   const AdapterConfig& config() const { return source_.config; }
   const std::vector<AdapterPair>& pairs() const { return pairs_; }  // by layer and module
   const std::string& base_model_name() const { return source_.config.base_model_name; }
+  /// base_fingerprint() of the model it was trained on; empty when the trainer left none.
+  const std::string& base_fingerprint() const { return source_.base_fingerprint; }
   int64_t max_rank() const { return max_rank_; }
   int vocab_size() const;  // the model's, or that of its own lm_head
 

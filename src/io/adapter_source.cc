@@ -64,6 +64,8 @@ AdapterSource open_peft_folder(const fs::path& folder, const fs::path& weights) 
   source.config = parse_adapter_config(source.config_text, source.config_path.string());
   source.safetensors = std::make_unique<SafetensorsFile>(weights);
   source.parts = peft_parts(*source.safetensors);
+  const auto fingerprint = source.safetensors->metadata().find(kBaseFingerprintKey);
+  if (fingerprint != source.safetensors->metadata().end()) source.base_fingerprint = fingerprint->second;
   return source;
 }
 

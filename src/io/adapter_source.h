@@ -40,11 +40,16 @@ struct AdapterPart {
   StoredTensor tensor;
 };
 
+/// A key of the safetensors file's metadata, which PEFT and others pass over: the base_fingerprint() of the
+/// model that the adapter was trained on.
+inline constexpr const char* kBaseFingerprintKey = "base_fingerprint";
+
 struct AdapterSource {
   std::filesystem::path path;         // what was opened
   std::filesystem::path config_path;  // for messages
   std::string config_text;            // empty when it is in the tensors' file
   AdapterConfig config;
+  std::string base_fingerprint;    // of the model it was trained on; empty: not told
   std::vector<AdapterPart> parts;  // in the order of their keys; no two of one module and role
   std::unique_ptr<SafetensorsFile> safetensors;
 

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/file.h"
+#include "io/adapter_source.h"
 #include "io/safetensors.h"
 
 namespace polylora {
@@ -79,7 +80,9 @@ void write_adapter(const fs::path& folder, const TrainedAdapter& adapter) {
   if (failed) fail(ErrorCode::kIo, "cannot create {}: {}", folder.string(), failed.message());
   std::map<std::string, TensorView> views;
   for (const auto& [key, tensor] : adapter.tensors) views[key] = view_of(key, tensor);
-  write_safetensors(folder / "adapter_model.safetensors", views);
+  std::map<std::string, std::string> metadata{{"format", "pt"}};
+  if (!adapter.base_fingerprint.empty()) metadata[kBaseFingerprintKey] = adapter.base_fingerprint;
+  write_safetensors(folder / "adapter_model.safetensors", views, metadata);
   write_file_atomic(folder / "adapter_config.json", adapter_config_text(adapter));
 }
 

@@ -19,6 +19,7 @@ struct AdapterTensor {
 /// An adapter in PEFT's terms; members are named as the keys of adapter_config.json.
 struct TrainedAdapter {
   std::string base_model_name_or_path;
+  std::string base_fingerprint;  // of the model it was trained on; empty: not written
   int64_t r = 8;
   double lora_alpha = 8;
   double lora_dropout = 0;

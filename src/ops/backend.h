@@ -12,7 +12,7 @@
 // shape is our bug (ErrorCode::kInternal), never a user's.
 //
 // Threads: packing (pack_*, make_kv_cache) may be called from any thread at any time. All other calls come
-// from one thread at a time, the engine's or the trainer's.
+// from one thread at a time, the engine's whose turn it is or the trainer's.
 #pragma once
 
 #include <cstdint>

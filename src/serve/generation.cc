@@ -35,7 +35,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
       : context_(context),
         exchange_(std::move(exchange)),
         plan_(std::move(plan)),
-        names_(context.model.tokenizer, plan_.return_tokens_as_token_ids),
+        base_(*plan_.model.base),
+        names_(base_.model.tokenizer, plan_.return_tokens_as_token_ids),
         writer_(plan_.chat ? make_chat_writer(plan_.head, names_)
                            : make_completion_writer(plan_.head, names_)) {
     ++context_.load;
@@ -52,7 +53,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     try {
       for (size_t i = 0; i < choices_.size(); ++i) submit(i);
     } catch (const Error& error) {
-      if (error.code() == ErrorCode::kUnavailable) context_.metrics.rejected();
+      if (error.code() == ErrorCode::kUnavailable) context_.metrics.rejected(base_.name());
       answered_ = true;
       cancel_all();
       throw;
@@ -80,7 +81,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
       output.echo = plan_.echo ? plan_.prompts[p].text : plan_.echo_prefix;
       if (plan_.echo) output.echo_tokens = plan_.prompts[p].ids;
       for (int i = 0; i < plan_.n; ++i)
-        choices_.emplace_back(OutputAssembler(context_.model.tokenizer, names_, output), p);
+        choices_.emplace_back(OutputAssembler(base_.model.tokenizer, names_, output), p);
     }
   }
 
@@ -100,7 +101,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
         self->take(index, std::move(moved), now);
       });
     };
-    choice.number = context_.engine.submit(std::move(request));
+    choice.number = base_.engine.submit(std::move(request));
   }
 
   void take(size_t index, Event&& event, Clock::time_point now) {
@@ -110,7 +111,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     if (finish && finish->reason == FinishReason::kError) return fail_choice(choice, *finish);
     const bool was_stopped = choice.assembler.stopped();
     choice.pending.append(choice.assembler.take(std::move(event)));
-    if (choice.assembler.stopped() && !was_stopped && !finish) context_.engine.cancel(choice.number);
+    if (choice.assembler.stopped() && !was_stopped && !finish) base_.engine.cancel(choice.number);
     if (finish) {
       if (choice.assembler.stopped()) finish->reason = FinishReason::kStop;
       end_choice(choice, *finish);
@@ -130,6 +131,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     choice.done = true;
     choice.cached_tokens = finish.cached_tokens;
     FinishedRequest& finished = choice.finished;
+    finished.model_name = base_.name();
     finished.adapter = plan_.model.adapter;
     finished.reason = finish.reason;
     finished.prompt_tokens = finish.prompt_tokens;
@@ -160,7 +162,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
 
   void cancel_all() {
     for (const Choice& choice : choices_)
-      if (choice.number != 0 && !choice.done) context_.engine.cancel(choice.number);
+      if (choice.number != 0 && !choice.done) base_.engine.cancel(choice.number);
   }
 
   bool all_done() const { return std::ranges::all_of(choices_, &Choice::done); }
@@ -242,6 +244,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
   ServeContext& context_;
   const std::shared_ptr<Exchange> exchange_;
   const GenerationPlan plan_;
+  const ServedBase& base_;
   const TokenNames names_;
   const std::unique_ptr<ResponseWriter> writer_;
   std::vector<Choice> choices_;

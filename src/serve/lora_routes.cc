@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
 
-#include <algorithm>
 #include <filesystem>
 
 #include "serve/api_error.h"
@@ -42,10 +41,6 @@ LoadRequest parse_load(const HttpRequest& http) {
   return request;
 }
 
-bool is_base_name(const ServeContext& context, const std::string& name) {
-  return std::ranges::find(context.model.names, name) != context.model.names.end();
-}
-
 [[noreturn]] void fail_already_loaded(const std::string& name) {
   fail_user_input(
       fmt::format("The lora adapter '{}' has already been loaded. If you want to load the adapter in place, "
@@ -53,7 +48,7 @@ bool is_base_name(const ServeContext& context, const std::string& name) {
                   name));
 }
 
-void check_load(const ServeContext& context, LoadRequest& request) {
+void check_load(const ServeContext& context, const LoadRequest& request) {
   if (!context.options.enable_lora)
     fail(ErrorCode::kInvalidArgument, "LoRA is not enabled. Use --enable-lora to enable LoRA.");
   if (request.name.empty() || request.path.empty())
@@ -62,10 +57,9 @@ void check_load(const ServeContext& context, LoadRequest& request) {
     fail_user_input(fmt::format("'lora_name' can have at most {} bytes.", kMaxNameBytes));
   if (request.path.find('\0') != std::string::npos)
     fail_user_input("'lora_path' must not contain a NUL byte.");
-  if (is_base_name(context, request.name))
+  if (find_base(context, request.name) != nullptr)
     fail_user_input(fmt::format("The lora adapter '{}' conflicts with a served base model.", request.name));
   if (!request.in_place && context.registry.lease(request.name)) fail_already_loaded(request.name);
-  if (!is_base_name(context, request.base_model_name)) request.base_model_name.clear();
 }
 
 /// On the loading thread.
@@ -91,9 +85,9 @@ HttpResponse success(const std::string& name, const char* what) {
 }
 
 void answer_load(const ServeContext& context, const std::shared_ptr<Exchange>& exchange) {
-  LoadRequest request = parse_load(exchange->request());
+  const LoadRequest request = parse_load(exchange->request());
   check_load(context, request);
-  context.run_loading([&context, exchange, request = std::move(request)] {
+  context.run_loading([&context, exchange, request] {
     answer_errors(exchange, [&] {
       load(context, request);
       exchange->respond(success(request.name, "added"));

@@ -12,6 +12,7 @@
 #include <sstream>
 #include <utility>
 
+#include "serve/serve_context.h"
 #include "serve/snapshot_metrics.h"
 
 namespace polylora {
@@ -92,8 +93,8 @@ struct Metrics::State {
     std::array<prometheus::Counter*, kReasons.size()> success{};
   };
 
-  State(std::string model, const Engine& the_engine, const AdapterRegistry& the_registry)
-      : model_name(std::move(model)), engine(the_engine), registry(the_registry) {
+  State(const std::vector<ServedBase>& the_bases, const AdapterRegistry& the_registry)
+      : bases(the_bases), registry(the_registry) {
     for (size_t i = 0; i < kHistogramCount; ++i) {
       const HistogramSpec& spec = histogram_specs()[i];
       histograms[i] = &prometheus::BuildHistogram().Name(spec.name).Help(spec.help).Register(requests);
@@ -102,15 +103,18 @@ struct Metrics::State {
                    .Name("vllm:request_success_total")
                    .Help("Count of successfully processed requests.")
                    .Register(requests);
-    rejections = &prometheus::BuildCounter()
-                      .Name("vllm:admission_rejections_total")
-                      .Help("Number of admission attempts rejected by a queue limit, by reason.")
-                      .Register(requests)
-                      .Add({{"model_name", model_name}, {"reason", "max_num_queued_reqs"}});
-    make_series("");
+    auto& rejected = prometheus::BuildCounter()
+                         .Name("vllm:admission_rejections_total")
+                         .Help("Number of admission attempts rejected by a queue limit, by reason.")
+                         .Register(requests);
+    for (const ServedBase& base : bases) {
+      rejections[base.name()] =
+          &rejected.Add({{"model_name", base.name()}, {"reason", "max_num_queued_reqs"}});
+      make_series("", base.name());
+    }
   }
 
-  Series& make_series(const std::string& adapter) {
+  Series& make_series(const std::string& adapter, const std::string& model_name) {
     const prometheus::Labels labels{{"model_name", model_name}, {"engine", "0"}, {"adapter", adapter}};
     Series made;
     for (size_t i = 0; i < kHistogramCount; ++i)
@@ -120,44 +124,45 @@ struct Metrics::State {
       with_reason.emplace("finished_reason", kReasons[i]);
       made.success[i] = &success->Add(with_reason);
     }
-    return series[adapter] = made;
+    return series[{adapter, model_name}] = made;
   }
 
-  Series& series_of(const std::string& adapter) {
+  Series& series_of(const std::string& adapter, const std::string& model_name) {
     const bool loaded = adapter.empty() || adapter == kStackLabel || registry.lease(adapter) != nullptr;
     const std::string& label = loaded ? adapter : kUnloaded;
-    const auto found = series.find(label);
-    return found != series.end() ? found->second : make_series(label);
+    const auto found = series.find({label, model_name});
+    return found != series.end() ? found->second : make_series(label, model_name);
   }
 
+  /// Of every base model that had an adapter of this name.
   void drop_series(const std::string& adapter) {
-    const auto found = series.find(adapter);
-    if (found == series.end()) return;
-    for (size_t i = 0; i < kHistogramCount; ++i) histograms[i]->Remove(found->second.histograms[i]);
-    for (prometheus::Counter* counter : found->second.success) success->Remove(counter);
-    series.erase(found);
+    auto at = series.lower_bound({adapter, ""});
+    while (at != series.end() && at->first.first == adapter) {
+      for (size_t i = 0; i < kHistogramCount; ++i) histograms[i]->Remove(at->second.histograms[i]);
+      for (prometheus::Counter* counter : at->second.success) success->Remove(counter);
+      at = series.erase(at);
+    }
   }
 
   const std::string kUnloaded = "(unloaded)";
-  const std::string model_name;
-  const Engine& engine;
+  const std::vector<ServedBase>& bases;
   const AdapterRegistry& registry;
   prometheus::Registry requests;
   std::array<prometheus::Family<prometheus::Histogram>*, kHistogramCount> histograms{};
   prometheus::Family<prometheus::Counter>* success = nullptr;
-  prometheus::Counter* rejections = nullptr;
+  std::map<std::string, prometheus::Counter*> rejections;  // by model name
   std::mutex mutex;  // guards series, and keeps them alive while they are written to
-  std::map<std::string, Series> series;
+  std::map<std::pair<std::string, std::string>, Series> series;  // by adapter and model name
 };
 
-Metrics::Metrics(std::string model_name, const Engine& engine, const AdapterRegistry& registry)
-    : state_(std::make_unique<State>(std::move(model_name), engine, registry)) {}
+Metrics::Metrics(const std::vector<ServedBase>& bases, const AdapterRegistry& registry)
+    : state_(std::make_unique<State>(bases, registry)) {}
 
 Metrics::~Metrics() = default;
 
 void Metrics::finished(const FinishedRequest& request) {
   const std::lock_guard lock(state_->mutex);
-  State::Series& series = state_->series_of(request.adapter);
+  State::Series& series = state_->series_of(request.adapter, request.model_name);
   const auto observe = [&](HistogramId id, double value) { series.histograms[id]->Observe(value); };
   series.success[static_cast<size_t>(request.reason)]->Increment();
   observe(kPromptTokens, request.prompt_tokens);
@@ -183,8 +188,8 @@ void Metrics::finished(const FinishedRequest& request) {
   for (const double gap : request.token_gaps) observe(kInterTokenLatency, gap);
 }
 
-void Metrics::rejected() {
-  state_->rejections->Increment();
+void Metrics::rejected(const std::string& model_name) {
+  state_->rejections.at(model_name)->Increment();
 }
 
 void Metrics::adapter_unloaded(const std::string& adapter) {
@@ -193,8 +198,10 @@ void Metrics::adapter_unloaded(const std::string& adapter) {
 }
 
 std::string Metrics::render() const {
-  std::vector<prometheus::MetricFamily> families = snapshot_metrics(
-      state_->model_name, state_->engine.stats(), state_->engine.options(), state_->registry.list());
+  std::vector<EngineSnapshot> engines;
+  for (const ServedBase& base : state_->bases)
+    engines.push_back({base.name(), base.engine.stats(), base.engine.options()});
+  std::vector<prometheus::MetricFamily> families = snapshot_metrics(engines, state_->registry.list());
   {
     // Collecting while a series is dropped would read freed memory.
     const std::lock_guard lock(state_->mutex);

@@ -13,13 +13,16 @@
 
 namespace polylora {
 
+struct ServedBase;
+
 /// What stands for an adapter's name when several are combined: their number must not follow from what
 /// clients think up.
 inline constexpr const char* kStackLabel = "(stack)";
 
 /// One engine request that ended.
 struct FinishedRequest {
-  std::string adapter;  // empty: the base model
+  std::string model_name;  // the base model's
+  std::string adapter;     // empty: the base model itself
   FinishReason reason = FinishReason::kStop;
   int prompt_tokens = 0;
   int cached_tokens = 0;
@@ -35,12 +38,12 @@ struct FinishedRequest {
 /// loaded adapters, whatever clients do. Their requests that end later count for adapter="(unloaded)".
 class Metrics {
  public:
-  /// `engine` and `registry` must outlive it. `model_name` labels every series.
-  Metrics(std::string model_name, const Engine& engine, const AdapterRegistry& registry);
+  /// `bases` and `registry` must outlive it. The base model's first name labels every series.
+  Metrics(const std::vector<ServedBase>& bases, const AdapterRegistry& registry);
   ~Metrics();
 
   void finished(const FinishedRequest& request);
-  void rejected();  // the queue was full
+  void rejected(const std::string& model_name);  // the queue was full
   void adapter_unloaded(const std::string& adapter);
 
   /// Prometheus' text format.

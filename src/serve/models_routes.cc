@@ -46,13 +46,11 @@ Json model_card(const std::string& id, const std::string& root, Json parent, Jso
 
 std::string list_models(const ServeContext& context) {
   Json data = Json::array();
-  for (const std::string& name : context.model.names)
-    data.push_back(model_card(name, context.model.root, nullptr, context.engine.options().max_model_len));
-  for (const AdapterInfo& adapter : context.registry.list()) {
-    const std::string& base = adapter.base_model_name;
-    data.push_back(model_card(adapter.name, adapter.path.string(),
-                              base.empty() ? context.model.names.front() : base, nullptr));
-  }
+  for (const ServedBase& base : context.bases)
+    for (const std::string& name : base.model.names)
+      data.push_back(model_card(name, base.model.root, nullptr, base.engine.options().max_model_len));
+  for (const AdapterInfo& adapter : context.registry.list())
+    data.push_back(model_card(adapter.name, adapter.path.string(), adapter.base_model_name, nullptr));
   Json body;
   body["object"] = "list";
   body["data"] = std::move(data);

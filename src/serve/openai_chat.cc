@@ -9,17 +9,19 @@ namespace {
 
 GenerationPlan plan_chat(const ServeContext& context, const HttpRequest& http) {
   require_json_content_type(http.headers.get("content-type"));
-  const ChatRequest request = parse_chat_request(http.body, context.rules);
+  const Json body = parse_json_body(http.body);
+  const ChatRequest request = parse_chat_request(body, rules_for(context, body));
   GenerationPlan plan = begin_plan(context, request, http, "chatcmpl-");
+  const ServedBase& base = *plan.model.base;
   const Json& last = request.messages.back();
   plan.chat = true;
   plan.head.role =
       request.add_generation_prompt ? context.options.response_role : last["role"].get<std::string>();
   plan.head.top_logprobs = std::max(request.sampling.logprobs, 0);
   if (request.echo && last["role"] == plan.head.role) plan.echo_prefix = last["content"].get<std::string>();
-  Prompt prompt = make_chat_prompt(context, request);
-  const int max_tokens = resolve_max_tokens(context, request, prompt.ids.size());
-  plan.sampling.push_back(resolve_sampling(context, request, max_tokens));
+  Prompt prompt = make_chat_prompt(base, request);
+  const int max_tokens = resolve_max_tokens(base, request, prompt.ids.size());
+  plan.sampling.push_back(resolve_sampling(base, request, max_tokens));
   plan.prompts.push_back(std::move(prompt));
   return plan;
 }

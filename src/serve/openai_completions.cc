@@ -9,14 +9,16 @@ namespace {
 
 GenerationPlan plan_completion(const ServeContext& context, const HttpRequest& http) {
   require_json_content_type(http.headers.get("content-type"));
-  const CompletionRequest request = parse_completion_request(http.body, context.rules);
+  const Json body = parse_json_body(http.body);
+  const CompletionRequest request = parse_completion_request(body, rules_for(context, body));
   GenerationPlan plan = begin_plan(context, request, http, "cmpl-");
+  const ServedBase& base = *plan.model.base;
   plan.echo = request.echo;
   plan.output.prompt_only = request.echo && request.max_tokens == 0;
   for (const PromptField& field : request.prompts) {
-    Prompt prompt = make_prompt(context, field, request);
-    const int max_tokens = resolve_max_tokens(context, request, prompt.ids.size());
-    plan.sampling.push_back(resolve_sampling(context, request, max_tokens));
+    Prompt prompt = make_prompt(base, field, request);
+    const int max_tokens = resolve_max_tokens(base, request, prompt.ids.size());
+    plan.sampling.push_back(resolve_sampling(base, request, max_tokens));
     plan.prompts.push_back(std::move(prompt));
   }
   return plan;

@@ -32,8 +32,8 @@ void truncate(std::vector<int32_t>& ids, const GenerationFields& request, int ma
   if (ids.size() > kept) ids.erase(ids.begin(), ids.end() - static_cast<std::ptrdiff_t>(kept));
 }
 
-Prompt finish_prompt(const ServeContext& context, Prompt prompt, const GenerationFields& request) {
-  const int max_model_len = context.engine.options().max_model_len;
+Prompt finish_prompt(const ServedBase& base, Prompt prompt, const GenerationFields& request) {
+  const int max_model_len = base.engine.options().max_model_len;
   truncate(prompt.ids, request, max_model_len);
   if (prompt.ids.empty())
     throw RequestError(ErrorCode::kInvalidArgument, "The decoder prompt cannot be empty", "prompt");
@@ -42,14 +42,14 @@ Prompt finish_prompt(const ServeContext& context, Prompt prompt, const Generatio
   return prompt;
 }
 
-std::vector<int32_t> tokenize(const ServeContext& context, const std::string& text, bool add_special) {
-  const int max_model_len = context.engine.options().max_model_len;
+std::vector<int32_t> tokenize(const ServedBase& base, const std::string& text, bool add_special) {
+  const int max_model_len = base.engine.options().max_model_len;
   if (text.size() > static_cast<size_t>(max_model_len) * kMaxTokenBytes)
     fail_parameter("prompt",
                    fmt::format("This model's maximum context length is {} tokens; a prompt of {} bytes "
                                "cannot fit. Please reduce the length of the input prompt.",
                                max_model_len, text.size()));
-  return require_tokenizer(context).encode(text, add_special);
+  return require_tokenizer(base).encode(text, add_special);
 }
 
 /// As vLLM: a word is banned at the start of a text and after a space, where those differ in one token only.
@@ -73,34 +73,32 @@ void check_token_ids(const char* param, const std::vector<int32_t>& ids, int voc
 
 }  // namespace
 
-const Tokenizer& require_tokenizer(const ServeContext& context) {
-  if (context.model.tokenizer == nullptr)
+const Tokenizer& require_tokenizer(const ServedBase& base) {
+  if (base.model.tokenizer == nullptr)
     fail(ErrorCode::kUnsupported,
          "This server runs without a tokenizer (--skip-tokenizer-init): prompts must be token ids, and stop "
          "strings, "
          "bad words and text routes are not available.");
-  return *context.model.tokenizer;
+  return *base.model.tokenizer;
 }
 
-Prompt make_prompt(const ServeContext& context, const PromptField& field, const GenerationFields& request) {
+Prompt make_prompt(const ServedBase& base, const PromptField& field, const GenerationFields& request) {
   Prompt prompt;
   if (const auto* text = std::get_if<std::string>(&field)) {
     prompt.text = *text;
-    prompt.ids =
-        tokenize(context, *text, request.add_special_tokens.value_or(context.model.add_special_tokens));
+    prompt.ids = tokenize(base, *text, request.add_special_tokens.value_or(base.model.add_special_tokens));
   } else {
     prompt.ids = std::get<std::vector<int32_t>>(field);
-    if (context.model.tokenizer != nullptr) {
-      check_token_ids("prompt", prompt.ids, context.model.tokenizer->vocab_size());
-      if (request.echo)
-        prompt.text = context.model.tokenizer->decode(prompt.ids, request.skip_special_tokens);
+    if (base.model.tokenizer != nullptr) {
+      check_token_ids("prompt", prompt.ids, base.model.tokenizer->vocab_size());
+      if (request.echo) prompt.text = base.model.tokenizer->decode(prompt.ids, request.skip_special_tokens);
     }
   }
-  return finish_prompt(context, std::move(prompt), request);
+  return finish_prompt(base, std::move(prompt), request);
 }
 
-std::string render_chat(const ServeContext& context, const ChatRequest& request) {
-  if (context.model.chat_template == nullptr)
+std::string render_chat(const ServedBase& base, const ChatRequest& request) {
+  if (base.model.chat_template == nullptr)
     fail(ErrorCode::kUnsupported,
          "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat "
          "template if "
@@ -108,27 +106,27 @@ std::string render_chat(const ServeContext& context, const ChatRequest& request)
   ChatTemplate::Options options;
   options.add_generation_prompt = request.add_generation_prompt;
   options.continue_final_message = request.continue_final_message;
-  options.bos_token = context.model.bos_token;
-  options.eos_token = context.model.eos_token;
-  options.has_bos = !context.model.bos_token.empty();
-  options.has_eos = !context.model.eos_token.empty();
+  options.bos_token = base.model.bos_token;
+  options.eos_token = base.model.eos_token;
+  options.has_bos = !base.model.bos_token.empty();
+  options.has_eos = !base.model.eos_token.empty();
   options.tools = request.tools;
   options.documents = request.documents;
   options.extra_kwargs = request.template_kwargs;
-  return context.model.chat_template->render(request.messages, options);
+  return base.model.chat_template->render(request.messages, options);
 }
 
-Prompt make_chat_prompt(const ServeContext& context, const ChatRequest& request) {
+Prompt make_chat_prompt(const ServedBase& base, const ChatRequest& request) {
   Prompt prompt;
-  prompt.text = render_chat(context, request);
-  prompt.ids = tokenize(context, prompt.text, request.add_special_tokens.value_or(false));
-  return finish_prompt(context, std::move(prompt), request);
+  prompt.text = render_chat(base, request);
+  prompt.ids = tokenize(base, prompt.text, request.add_special_tokens.value_or(false));
+  return finish_prompt(base, std::move(prompt), request);
 }
 
-int resolve_max_tokens(const ServeContext& context, const GenerationFields& request, size_t prompt_tokens) {
-  const int max_model_len = context.engine.options().max_model_len;
+int resolve_max_tokens(const ServedBase& base, const GenerationFields& request, size_t prompt_tokens) {
+  const int max_model_len = base.engine.options().max_model_len;
   const int room = max_model_len - static_cast<int>(prompt_tokens);
-  if (!request.max_tokens) return std::min(room, context.model.default_max_tokens.value_or(room));
+  if (!request.max_tokens) return std::min(room, base.model.default_max_tokens.value_or(room));
   const int wanted = std::max(*request.max_tokens, 1);  // 0 with echo: the engine computes one token, unseen
   if (wanted > max_model_len)
     fail_parameter(
@@ -148,19 +146,18 @@ int resolve_max_tokens(const ServeContext& context, const GenerationFields& requ
   return wanted;
 }
 
-SamplingParams resolve_sampling(const ServeContext& context, const GenerationFields& request,
-                                int max_tokens) {
+SamplingParams resolve_sampling(const ServedBase& base, const GenerationFields& request, int max_tokens) {
   SamplingParams sampling = request.sampling;
   sampling.max_tokens = max_tokens;
   sampling.min_tokens = std::min(sampling.min_tokens, max_tokens);
   if (!request.bad_words.empty()) {
-    const Tokenizer& tokenizer = require_tokenizer(context);
+    const Tokenizer& tokenizer = require_tokenizer(base);
     for (const std::string& word : request.bad_words)
       add_bad_word(tokenizer, word, sampling.bad_words_token_ids);
   }
-  if (!request.stop.empty()) require_tokenizer(context);
-  if (context.model.tokenizer != nullptr)
-    check_token_ids("allowed_token_ids", sampling.allowed_token_ids, context.model.tokenizer->vocab_size());
+  if (!request.stop.empty()) require_tokenizer(base);
+  if (base.model.tokenizer != nullptr)
+    check_token_ids("allowed_token_ids", sampling.allowed_token_ids, base.model.tokenizer->vocab_size());
   return sampling;
 }
 

@@ -121,7 +121,7 @@ RequestRules request_rules(const ServerOptions& options, const ServedModel& mode
   rules.max_n = options.max_n;
   rules.max_prompts = options.max_prompts;
   rules.max_stop_strings = options.max_stop_strings;
-  rules.max_logprobs = options.max_logprobs;
+  rules.max_logprobs = model.max_logprobs;
   rules.priority_scheduling = priority_scheduling;
   rules.force_include_usage = options.enable_force_include_usage;
   rules.default_temperature = model.default_temperature;
@@ -132,15 +132,14 @@ RequestRules request_rules(const ServerOptions& options, const ServedModel& mode
   return rules;
 }
 
-CompletionRequest parse_completion_request(std::string_view body, const RequestRules& rules) {
-  const Json json = parse_json_body(body);
-  FieldReader fields(json);
+CompletionRequest parse_completion_request(const Json& body, const RequestRules& rules) {
+  FieldReader fields(body);
   CompletionRequest request;
   read_generation_fields(fields, rules, request);
   request.prompts = read_prompts(fields, rules.max_prompts);
   // An explicit null asks for as much as fits.
   request.max_tokens = fields.small_integer("max_tokens");
-  if (!json.contains("max_tokens")) request.max_tokens = kDefaultCompletionTokens;
+  if (!body.contains("max_tokens")) request.max_tokens = kDefaultCompletionTokens;
   fields.finish();
   refuse_unsupported_fields(fields);
   check_best_of(fields, request.n);
@@ -150,9 +149,8 @@ CompletionRequest parse_completion_request(std::string_view body, const RequestR
   return request;
 }
 
-ChatRequest parse_chat_request(std::string_view body, const RequestRules& rules) {
-  const Json json = parse_json_body(body);
-  FieldReader fields(json);
+ChatRequest parse_chat_request(const Json& body, const RequestRules& rules) {
+  FieldReader fields(body);
   ChatRequest request;
   read_messages(fields, request);
   read_generation_fields(fields, rules, request);

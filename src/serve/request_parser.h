@@ -73,8 +73,8 @@ struct ChatRequest : GenerationFields {
 
 /// Throw the 400s that vLLM would (RequestError), also for fields that ask for something this server does not
 /// do; fields that no one knows are ignored.
-CompletionRequest parse_completion_request(std::string_view body, const RequestRules& rules);
-ChatRequest parse_chat_request(std::string_view body, const RequestRules& rules);
+CompletionRequest parse_completion_request(const Json& body, const RequestRules& rules);
+ChatRequest parse_chat_request(const Json& body, const RequestRules& rules);
 
 /// POST /tokenize and /detokenize.
 struct TokenizeRequest {

@@ -11,11 +11,27 @@ namespace polylora {
 
 namespace {
 
+std::string base_names(const ServeContext& context) {
+  std::vector<std::string> names;
+  for (const ServedBase& base : context.bases)
+    names.insert(names.end(), base.model.names.begin(), base.model.names.end());
+  return fmt::format("{}", fmt::join(names, ", "));
+}
+
 [[noreturn]] void fail_unknown(const ServeContext& context, std::string_view name, std::string_view field) {
-  throw RequestError(ErrorCode::kNotFound,
-                     fmt::format("The model `{}` does not exist. Valid aliases: {}.", name,
-                                 fmt::join(context.model.names, ", ")),
-                     std::string(field));
+  throw RequestError(
+      ErrorCode::kNotFound,
+      fmt::format("The model `{}` does not exist. Valid aliases: {}.", name, base_names(context)),
+      std::string(field));
+}
+
+const ServedBase& base_of(const ServeContext& context, const AdapterLease& lease) {
+  return context.bases[adapter_base(lease)];
+}
+
+ModelChoice choose_adapter(const ServeContext& context, std::string echoed, std::string name,
+                           AdapterLease lease) {
+  return {&base_of(context, lease), std::move(echoed), std::move(name), std::move(lease)};
 }
 
 ModelChoice choose_stack(const ServeContext& context, std::string echoed,
@@ -26,8 +42,18 @@ ModelChoice choose_stack(const ServeContext& context, std::string echoed,
     if (members.back().adapter == nullptr) fail_unknown(context, adapter.name, field);
   }
   if (members.size() == 1 && members.front().weight == 1.0f)
-    return {std::move(echoed), adapters.front().name, members.front().adapter};
-  return {std::move(echoed), kStackLabel, context.registry.stack(members)};
+    return choose_adapter(context, std::move(echoed), adapters.front().name, members.front().adapter);
+  return choose_adapter(context, std::move(echoed), kStackLabel, context.registry.stack(members));
+}
+
+/// `adapters` of a request that names the base model, or none.
+ModelChoice choose_listed(const ServeContext& context, const ServedBase& base,
+                          std::span<const WeightedName> adapters) {
+  ModelChoice choice = choose_stack(context, base.name(), adapters, "adapters");
+  if (choice.base != &base)
+    fail_parameter("adapters", fmt::format("the adapters are for the base model `{}`, but `model` is `{}`.",
+                                           choice.base->name(), base.name()));
+  return choice;
 }
 
 std::vector<WeightedName> split_stack(std::string_view joined) {
@@ -42,12 +68,19 @@ std::vector<WeightedName> split_stack(std::string_view joined) {
 
 }  // namespace
 
+const ServedBase* find_base(const ServeContext& context, const std::string& name) {
+  if (name.empty()) return &context.bases.front();
+  const auto found = std::ranges::find_if(context.bases, [&](const ServedBase& base) {
+    return std::ranges::find(base.model.names, name) != base.model.names.end();
+  });
+  return found == context.bases.end() ? nullptr : &*found;
+}
+
 ModelChoice choose_model(const ServeContext& context, const std::string& name,
                          std::span<const WeightedName> adapters) {
-  const std::vector<std::string>& bases = context.model.names;
-  if (name.empty() || std::ranges::find(bases, name) != bases.end()) {
-    if (adapters.empty()) return {bases.front(), "", nullptr};
-    return choose_stack(context, bases.front(), adapters, "adapters");
+  if (const ServedBase* base = find_base(context, name)) {
+    if (adapters.empty()) return {base, base->name(), "", nullptr};
+    return choose_listed(context, *base, adapters);
   }
   AdapterLease lease = context.registry.lease(name);
   const std::vector<WeightedName> joined = split_stack(name);
@@ -58,8 +91,17 @@ ModelChoice choose_model(const ServeContext& context, const std::string& name,
                    fmt::format("`adapters` goes with the base model, but `model` is `{}`; put all "
                                "adapters into the list.",
                                name));
-  if (lease != nullptr) return {name, name, std::move(lease)};
+  if (lease != nullptr) return choose_adapter(context, name, name, std::move(lease));
   return choose_stack(context, name, joined, "model");
+}
+
+const RequestRules& rules_for(const ServeContext& context, const Json& body) {
+  const auto model = body.find("model");
+  const std::string name = model != body.end() && model->is_string() ? model->get<std::string>() : "";
+  if (const ServedBase* base = find_base(context, name)) return base->rules;
+  AdapterLease lease = context.registry.lease(name);
+  if (lease == nullptr) lease = context.registry.lease(name.substr(0, name.find('+')));
+  return (lease != nullptr ? base_of(context, lease) : context.bases.front()).rules;
 }
 
 void prepare_answer(ServeContext& context, const std::shared_ptr<Exchange>& exchange,

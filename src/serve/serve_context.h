@@ -6,10 +6,12 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "engine/adapter_registry.h"
 #include "engine/engine.h"
 #include "serve/http_message.h"
+#include "serve/json_body.h"
 #include "serve/metrics.h"
 #include "serve/request_parser.h"
 #include "serve/router.h"
@@ -17,14 +19,21 @@
 
 namespace polylora {
 
+/// A base model and what its requests need to know of it.
+struct ServedBase {
+  ServedModel model;
+  Engine& engine;
+  RequestRules rules;
+
+  const std::string& name() const { return model.names.front(); }
+};
+
 /// Lives as long as the server. Const for the handlers but for the counters and the metrics, which are
 /// thread-safe.
 struct ServeContext {
-  Engine& engine;
+  const std::vector<ServedBase> bases;  // the registry's, in its order; not empty
   AdapterRegistry& registry;
-  const ServedModel& model;
   const ServerOptions& options;
-  RequestRules rules;
   Metrics metrics;
   std::atomic<int> load{0};  // generation requests being served
   /// Runs work that reads disks (adapter loads), one at a time, away from the HTTP threads.
@@ -35,9 +44,10 @@ struct ServeContext {
 
 /// Which weights a request's `model` means.
 struct ModelChoice {
-  std::string echoed;   // the answer's "model"
-  std::string adapter;  // in metrics; empty: the base model
-  AdapterLease lease;   // null: the base model
+  const ServedBase* base = nullptr;  // never null
+  std::string echoed;                // the answer's "model"
+  std::string adapter;               // in metrics; empty: the base model
+  AdapterLease lease;                // null: the base model
 };
 
 /// `name` is a base model, an adapter, or adapters joined by '+', each with weight 1; `adapters`, unless
@@ -45,6 +55,13 @@ struct ModelChoice {
 /// AdapterRegistry::stack throws.
 ModelChoice choose_model(const ServeContext& context, const std::string& name,
                          std::span<const WeightedName> adapters = {});
+
+/// Whose rules a body is read by: those of the base model that its `model` stands for, or the first one's
+/// when it stands for none; choose_model() says so once the body is known to be sound otherwise.
+const RequestRules& rules_for(const ServeContext& context, const Json& body);
+
+/// The base model that is served under this name, the first one under an empty name; null: none.
+const ServedBase* find_base(const ServeContext& context, const std::string& name);
 
 /// Bodies above this many bytes are parsed and tokenized off the HTTP threads.
 inline constexpr size_t kInlineBodyBytes = 16 * 1024;

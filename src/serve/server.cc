@@ -43,6 +43,16 @@ HttpServerOptions http_options(const ServerOptions& options) {
   return http;
 }
 
+std::vector<ServedBase> served_bases(std::vector<ServedModel> models, const ServerOptions& options) {
+  std::vector<ServedBase> bases;
+  for (ServedModel& model : models) {
+    Engine& engine = *model.engine;
+    RequestRules rules = request_rules(options, model, engine.options().priority_scheduling);
+    bases.push_back({std::move(model), engine, std::move(rules)});
+  }
+  return bases;
+}
+
 std::string new_request_id() {
   thread_local std::mt19937_64 generator{std::random_device{}()};
   return fmt::format("{:016x}{:016x}", generator(), generator());
@@ -52,20 +62,17 @@ std::string new_request_id() {
 
 class Server::Impl {
  public:
-  Impl(Engine& engine, AdapterRegistry& registry, ServedModel model, const ServerOptions& options)
+  Impl(std::vector<ServedModel> models, AdapterRegistry& registry, const ServerOptions& options)
       : options_(options),
-        model_(std::move(model)),
         auth_(options_.api_keys),
         cors_(options_),
         http_(
             http_options(options_), [this](const std::shared_ptr<Exchange>& exchange) { handle(exchange); },
             [this](const HttpRequest& request, HttpResponse& response) { decorate(request, response); }),
-        context_{.engine = engine,
+        context_{.bases = served_bases(std::move(models), options_),
                  .registry = registry,
-                 .model = model_,
                  .options = options_,
-                 .rules = request_rules(options_, model_, engine.options().priority_scheduling),
-                 .metrics = Metrics(model_.names.front(), engine, registry),
+                 .metrics = Metrics(context_.bases, registry),
                  .run_loading =
                      [this](std::function<void()> work) { boost::asio::post(loading_, std::move(work)); },
                  .run_computing =
@@ -101,13 +108,21 @@ class Server::Impl {
     stopped_ = true;
     stopper_ = std::thread([this, drain] {
       http_.close_listener();
-      context_.engine.drain(drain);
+      drain_engines(drain);
       http_.wait_idle(kFlushTime);
       http_.stop();
     });
   }
 
  private:
+  /// All at once, so that none takes new requests while another is waited for.
+  void drain_engines(std::chrono::milliseconds timeout) {
+    std::vector<std::thread> drains;
+    for (const ServedBase& base : context_.bases)
+      drains.emplace_back([&engine = base.engine, timeout] { engine.drain(timeout); });
+    for (std::thread& drain : drains) drain.join();
+  }
+
   void handle(const std::shared_ptr<Exchange>& exchange) {
     const HttpRequest& request = exchange->request();
     if (std::optional<HttpResponse> preflight = cors_.preflight(request))
@@ -133,7 +148,6 @@ class Server::Impl {
   }
 
   const ServerOptions options_;
-  const ServedModel model_;
   const Authenticator auth_;
   const Cors cors_;
   Router router_;
@@ -146,8 +160,8 @@ class Server::Impl {
   std::thread stopper_;
 };
 
-Server::Server(Engine& engine, AdapterRegistry& registry, ServedModel model, const ServerOptions& options)
-    : impl_(std::make_unique<Impl>(engine, registry, std::move(model), options)) {}
+Server::Server(std::vector<ServedModel> models, AdapterRegistry& registry, const ServerOptions& options)
+    : impl_(std::make_unique<Impl>(std::move(models), registry, options)) {}
 Server::~Server() = default;
 uint16_t Server::port() const {
   return impl_->port();

@@ -1,4 +1,4 @@
-// The HTTP server: OpenAI- and vLLM-compatible routes over one engine.
+// The HTTP server: OpenAI- and vLLM-compatible routes over the engines of one or more base models.
 #pragma once
 
 #include <chrono>
@@ -18,8 +18,10 @@
 
 namespace polylora {
 
-/// What the served model is called and how its text side works. Everything pointed to outlives the server.
+/// A base model: what computes it, what it is called and how its text side works. Everything pointed to
+/// outlives the server.
 struct ServedModel {
+  Engine* engine = nullptr;                     // never null
   std::vector<std::string> names;               // --served-model-name; the first one is echoed; never empty
   std::string root;                             // the model path as the user gave it
   const Tokenizer* tokenizer = nullptr;         // null with --skip-tokenizer-init: token ids only
@@ -29,6 +31,7 @@ struct ServedModel {
   /// From generation_config.json (--generation-config): used where a request is silent.
   std::optional<float> default_temperature, default_top_p, default_min_p, default_repetition_penalty;
   std::optional<int> default_top_k, default_max_tokens;
+  int max_logprobs = 20;  // most that a request may ask for
 };
 
 struct ServerOptions {
@@ -46,7 +49,6 @@ struct ServerOptions {
   /// What the path of a load request stands for; empty: itself. Called on the loading thread; may download.
   std::function<std::filesystem::path(const std::string&)> find_adapter;
   bool enable_lora = false;
-  int max_logprobs = 20;
   bool enable_prompt_tokens_details = false;
   bool enable_force_include_usage = false;
   bool enable_request_id_headers = false;
@@ -67,8 +69,9 @@ struct ServerOptions {
 
 class Server {
  public:
-  /// Binds and listens; throws kIo naming the address when that fails. Serves nothing until run().
-  Server(Engine& engine, AdapterRegistry& registry, ServedModel model, const ServerOptions& options);
+  /// `models` are the registry's bases, in its order; their names differ. Requests that name none get the
+  /// first. Binds and listens; throws kIo naming the address when that fails. Serves nothing until run().
+  Server(std::vector<ServedModel> models, AdapterRegistry& registry, const ServerOptions& options);
   ~Server();
 
   uint16_t port() const;    // the bound one

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <chrono>
 #include <iterator>
 
@@ -13,10 +14,11 @@ namespace {
 using Labels = std::vector<prometheus::ClientMetric::Label>;
 using prometheus::MetricType;
 
-/// Builds families whose every series carries the model's labels.
+/// Builds families whose every series carries the labels of a model.
 class Snapshot {
  public:
-  explicit Snapshot(Labels common) : common_(std::move(common)) {}
+  /// The model of what is added from here on.
+  void set_model(const std::string& name) { common_ = {{"engine", "0"}, {"model_name", name}}; }
 
   void gauge(const char* name, const char* help, double value, const Labels& labels = {}) {
     add(MetricType::Gauge, name, help, labels, value);
@@ -38,10 +40,10 @@ class Snapshot {
     family(type, name, help).push_back(metric(type, std::move(all), value));
   }
 
-  /// Series of one name are added one after the other.
   std::vector<prometheus::ClientMetric>& family(MetricType type, const char* name, const char* help) {
-    if (families_.empty() || families_.back().name != name) families_.push_back({name, help, type, {}});
-    return families_.back().metric;
+    const auto known = std::ranges::find(families_, name, &prometheus::MetricFamily::name);
+    if (known != families_.end()) return known->metric;
+    return families_.emplace_back(prometheus::MetricFamily{name, help, type, {}}).metric;
   }
 
   static prometheus::ClientMetric metric(MetricType type, Labels labels, double value) {
@@ -104,16 +106,28 @@ double unix_now() {
   return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 }
 
-void add_adapters(Snapshot& out, const EngineStats& stats, const EngineOptions& options,
-                  const std::vector<AdapterInfo>& adapters) {
-  const size_t most = options.max_loras > 0 ? static_cast<size_t>(options.max_loras) : adapters.size();
+/// One series over all models.
+void add_lora_info(Snapshot& out, const std::vector<EngineSnapshot>& engines,
+                   const std::vector<AdapterInfo>& adapters) {
+  size_t most = 0;
+  std::vector<std::string> running, waiting;
+  for (size_t base = 0; base < engines.size(); ++base) {
+    const auto& [name, stats, options] = engines[base];
+    const auto own = std::ranges::count(adapters, base, &AdapterInfo::base);
+    most += static_cast<size_t>(options.max_loras > 0 ? options.max_loras : own);
+    running.insert(running.end(), stats.running_adapters.begin(), stats.running_adapters.end());
+    waiting.insert(waiting.end(), stats.waiting_adapters.begin(), stats.waiting_adapters.end());
+  }
   out.bare_gauge("vllm:lora_requests_info", "Running stats on lora requests.", unix_now(),
                  {{"max_lora", std::to_string(most)},
-                  {"running_lora_adapters", fmt::format("{}", fmt::join(stats.running_adapters, ","))},
-                  {"waiting_lora_adapters", fmt::format("{}", fmt::join(stats.waiting_adapters, ","))}});
+                  {"running_lora_adapters", fmt::format("{}", fmt::join(running, ","))},
+                  {"waiting_lora_adapters", fmt::format("{}", fmt::join(waiting, ","))}});
+}
+
+void add_adapters(Snapshot& out, size_t base, const std::vector<AdapterInfo>& adapters) {
   double resident = 0;
   for (const AdapterInfo& adapter : adapters) {
-    if (!adapter.resident) continue;
+    if (adapter.base != base || !adapter.resident) continue;
     ++resident;
     out.gauge("vllm:lora_adapter_loaded", "Adapters whose weights are in memory.", 1,
               {{"adapter_name", adapter.name},
@@ -123,21 +137,25 @@ void add_adapters(Snapshot& out, const EngineStats& stats, const EngineOptions& 
   }
   out.gauge("vllm:num_cpu_loaded_lora_adapters", "Number of adapters whose weights are in memory.", resident);
   for (const AdapterInfo& adapter : adapters)
-    if (adapter.load_seconds >= 0)
+    if (adapter.base == base && adapter.load_seconds >= 0)
       out.gauge("vllm:lora_adapter_load_seconds", "How long the last load of an adapter took.",
                 adapter.load_seconds, {{"adapter_name", adapter.name}});
 }
 
 }  // namespace
 
-std::vector<prometheus::MetricFamily> snapshot_metrics(const std::string& model_name,
-                                                       const EngineStats& stats, const EngineOptions& options,
+std::vector<prometheus::MetricFamily> snapshot_metrics(const std::vector<EngineSnapshot>& engines,
                                                        const std::vector<AdapterInfo>& adapters) {
-  Snapshot out({{"engine", "0"}, {"model_name", model_name}});
-  add_requests(out, stats);
-  add_tokens(out, stats);
-  add_cache(out, stats, options);
-  add_adapters(out, stats, options, adapters);
+  Snapshot out;
+  for (size_t base = 0; base < engines.size(); ++base) {
+    const auto& [name, stats, options] = engines[base];
+    out.set_model(name);
+    add_requests(out, stats);
+    add_tokens(out, stats);
+    add_cache(out, stats, options);
+    if (base == 0) add_lora_info(out, engines, adapters);
+    add_adapters(out, base, adapters);
+  }
   std::vector<prometheus::MetricFamily> families = process_metrics();
   std::vector<prometheus::MetricFamily> engine = out.take();
   families.insert(families.end(), std::make_move_iterator(engine.begin()),

@@ -11,8 +11,15 @@
 
 namespace polylora {
 
-std::vector<prometheus::MetricFamily> snapshot_metrics(const std::string& model_name,
-                                                       const EngineStats& stats, const EngineOptions& options,
+/// One base model's engine at the moment of the scrape.
+struct EngineSnapshot {
+  std::string model_name;
+  EngineStats stats;
+  const EngineOptions& options;
+};
+
+/// `engines` in the order of the registry's bases, whose adapters `adapters` are.
+std::vector<prometheus::MetricFamily> snapshot_metrics(const std::vector<EngineSnapshot>& engines,
                                                        const std::vector<AdapterInfo>& adapters);
 
 /// process_resident_memory_bytes and the like, from /proc.

@@ -7,27 +7,27 @@ namespace polylora {
 
 namespace {
 
-std::vector<int32_t> tokenize(const ServeContext& context, const TokenizeRequest& request) {
-  const Tokenizer& tokenizer = require_tokenizer(context);
+std::vector<int32_t> tokenize(const ServedBase& base, const TokenizeRequest& request) {
+  const Tokenizer& tokenizer = require_tokenizer(base);
   if (!request.prompt)
-    return tokenizer.encode(render_chat(context, request.chat), request.add_special_tokens.value_or(false));
+    return tokenizer.encode(render_chat(base, request.chat), request.add_special_tokens.value_or(false));
   return tokenizer.encode(*request.prompt,
-                          request.add_special_tokens.value_or(context.model.add_special_tokens));
+                          request.add_special_tokens.value_or(base.model.add_special_tokens));
 }
 
 std::string answer_tokenize(const ServeContext& context, const HttpRequest& http) {
   require_json_content_type(http.headers.get("content-type"));
   const TokenizeRequest request = parse_tokenize_request(http.body);
-  choose_model(context, request.model);
-  const std::vector<int32_t> ids = tokenize(context, request);
+  const ServedBase& base = *choose_model(context, request.model).base;
+  const std::vector<int32_t> ids = tokenize(base, request);
   Json strings;
   if (request.return_token_strs) {
     strings = Json::array();
-    for (const int32_t id : ids) strings.push_back(context.model.tokenizer->token_string(id));
+    for (const int32_t id : ids) strings.push_back(base.model.tokenizer->token_string(id));
   }
   Json body;
   body["count"] = ids.size();
-  body["max_model_len"] = context.engine.options().max_model_len;
+  body["max_model_len"] = base.engine.options().max_model_len;
   body["tokens"] = ids;
   body["token_strs"] = std::move(strings);
   return dump_json(body);
@@ -36,8 +36,7 @@ std::string answer_tokenize(const ServeContext& context, const HttpRequest& http
 std::string answer_detokenize(const ServeContext& context, const HttpRequest& http) {
   require_json_content_type(http.headers.get("content-type"));
   const DetokenizeRequest request = parse_detokenize_request(http.body);
-  choose_model(context, request.model);
-  const Tokenizer& tokenizer = require_tokenizer(context);
+  const Tokenizer& tokenizer = require_tokenizer(*choose_model(context, request.model).base);
   for (const int32_t id : request.tokens)
     if (id < 0 || id >= tokenizer.vocab_size())
       fail_parameter("tokens", fmt::format("token id {} is out of the vocabulary.", id), std::to_string(id));

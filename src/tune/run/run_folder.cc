@@ -98,12 +98,17 @@ void on_folder(const fs::path& folder, Body body) {
 
 }  // namespace
 
-AdapterSaver::AdapterSaver(const TrainConfig& config, const Checkpoint& base, const TrainableAdapter& trained,
-                           std::vector<float> pissa_start)
-    : config_(config), base_(base), trained_(trained), pissa_start_(std::move(pissa_start)) {}
+AdapterSaver::AdapterSaver(const TrainConfig& config, const Checkpoint& base, std::string base_fingerprint,
+                           const TrainableAdapter& trained, std::vector<float> pissa_start)
+    : config_(config),
+      base_(base),
+      base_fingerprint_(std::move(base_fingerprint)),
+      trained_(trained),
+      pissa_start_(std::move(pissa_start)) {}
 
 void AdapterSaver::save(const fs::path& folder) const {
   TrainedAdapter adapter = describe(config_, trained_);
+  adapter.base_fingerprint = base_fingerprint_;
   const std::span<const float> values = trained_.values();
   std::vector<std::vector<float>> converted;  // owns what PiSSA's conversion makes
   converted.reserve(trained_.parameters().size());

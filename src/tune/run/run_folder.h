@@ -20,8 +20,8 @@ class AdapterSaver {
   /// With `pissa_start` (the values of all parameters right after PiSSA's initialisation; empty: no PiSSA)
   /// the saved adapter is the difference to that start, of twice the rank, and so belongs to the unchanged
   /// base.
-  AdapterSaver(const TrainConfig& config, const Checkpoint& base, const TrainableAdapter& trained,
-               std::vector<float> pissa_start);
+  AdapterSaver(const TrainConfig& config, const Checkpoint& base, std::string base_fingerprint,
+               const TrainableAdapter& trained, std::vector<float> pissa_start);
 
   /// adapter_config.json, adapter_model.safetensors, tokenizer files. Throws kIo.
   void save(const std::filesystem::path& folder) const;
@@ -31,6 +31,7 @@ class AdapterSaver {
  private:
   const TrainConfig& config_;
   const Checkpoint& base_;
+  const std::string base_fingerprint_;
   const TrainableAdapter& trained_;
   std::vector<float> pissa_start_;
 };

@@ -12,6 +12,7 @@
 #include "io/adapter_file.h"
 #include "io/checkpoint.h"
 #include "io/json_file.h"
+#include "model/fingerprint.h"
 #include "tune/data/training_data.h"
 #include "tune/train/base_matrix.h"
 #include "tune/train/memory_plan.h"
@@ -299,7 +300,8 @@ class FineTuning {
                          .max_grad_norm = config_.max_grad_norm,
                          .loraplus_lr_ratio = config_.loraplus_lr_ratio,
                          .loraplus_lr_embedding = config_.loraplus_lr_embedding});
-    const AdapterSaver saver(config_, *checkpoint_, *trained_, std::move(pissa_start));
+    const AdapterSaver saver(config_, *checkpoint_, base_fingerprint(*model_), *trained_,
+                             std::move(pissa_start));
     Trainer trainer({.config = config_,
                      .trained = *trained_,
                      .pass = pass,

@@ -2,6 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
+#include "base/error.h"
+
 namespace polylora {
 namespace {
 
@@ -61,6 +65,30 @@ TEST(KvSize, AGivenSizeStays) {
   options.kv_cache_bytes = 12345;
   fit_kv_cache(small_model(), kGiB, false, options);
   EXPECT_EQ(options.kv_cache_bytes, 12345U);
+}
+
+TEST(KvSize, SeveralCachesHoldEquallyManyTokens) {
+  ModelConfig large = small_model();
+  large.num_layers *= 3;
+  const ModelConfig small = small_model();
+  EngineOptions a, b, own;
+  own.kv_cache_bytes = kGiB;
+  const std::vector<KvCachePlan> plans{{small, false, a}, {large, false, b}, {small, false, own}};
+  fit_kv_caches(plans, 64 * kGiB, 5 * kGiB);
+  EXPECT_EQ(a.kv_cache_bytes, kGiB);
+  EXPECT_EQ(b.kv_cache_bytes, 3 * kGiB);
+  EXPECT_EQ(own.kv_cache_bytes, kGiB);
+
+  a.kv_cache_bytes = b.kv_cache_bytes = 0;
+  a.max_num_seqs = b.max_num_seqs = 1 << 20;
+  fit_kv_caches(plans, 9 * kGiB, 0);  // a quarter of what the given size leaves
+  EXPECT_EQ(a.kv_cache_bytes, kGiB / 2);
+  EXPECT_EQ(b.kv_cache_bytes, kGiB / 2 * 3);
+
+  a.kv_cache_bytes = b.kv_cache_bytes = 0;
+  EXPECT_THROW(fit_kv_caches(plans, 64 * kGiB, kGiB), Error) << "nothing is left for two of them";
+  a.kv_cache_bytes = b.kv_cache_bytes = kGiB;
+  EXPECT_THROW(fit_kv_caches(plans, 64 * kGiB, 2 * kGiB), Error);
 }
 
 }  // namespace

@@ -47,7 +47,7 @@ class LoraWatchTest : public ::testing::Test {
   const testing::TempFolder folder_;
   const fs::path out_;
   AdapterRegistry registry_{
-      model_, *backend_, {.dtype = DType::kF32, .memory_bytes = 1 << 20, .max_lora_rank = 8}};
+      {{.model = &model_, .dtype = DType::kF32, .max_lora_rank = 8}}, *backend_, {.memory_bytes = 1 << 20}};
   LoraPublisher publisher_;
   std::vector<std::string> removed_, warnings_;
   const Clock::time_point start_ = Clock::now();

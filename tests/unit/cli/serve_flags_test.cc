@@ -99,7 +99,7 @@ TEST(ServeFlags, ReadsACommandLineWrittenForVllm) {
   EXPECT_FALSE(flags.server.access_log);
   EXPECT_EQ(flags.load.policy, WeightPolicy::kF32);
   EXPECT_EQ(flags.engine.kv_cache_dtype, DType::kF32);
-  EXPECT_EQ(flags.adapters.dtype, DType::kF32);
+  EXPECT_EQ(flags.adapter_dtype, DType::kF32);
 }
 
 TEST(ServeFlags, KvCacheDtype) {

@@ -32,9 +32,9 @@ class AdapterRegistryTest : public ::testing::Test {
  protected:
   std::unique_ptr<AdapterRegistry> make(size_t bytes = 1 << 20, int count = 0, int64_t rank = 0) {
     return std::make_unique<AdapterRegistry>(
-        model_, *backend_,
-        AdapterRegistryOptions{
-            .dtype = DType::kF32, .memory_bytes = bytes, .max_lora_rank = rank, .max_cpu_loras = count});
+        std::vector<AdapterBase>{
+            {.model = &model_, .dtype = DType::kF32, .max_lora_rank = rank, .names = {"base", "alias"}}},
+        *backend_, AdapterRegistryOptions{.memory_bytes = bytes, .max_cpu_loras = count});
   }
   std::filesystem::path adapter(unsigned seed, int64_t rank = 4) {
     return write_adapter(folder_ / ("a" + std::to_string(seed)), seed, rank);
@@ -62,12 +62,13 @@ class AdapterRegistryTest : public ::testing::Test {
 
 TEST_F(AdapterRegistryTest, LoadsNowOrOnFirstUse) {
   auto registry = make();
-  registry->add("now", adapter(1), LoadMode::kNow, false, "base");
+  registry->add("now", adapter(1), LoadMode::kNow, false, "alias");
   registry->add("lazy", adapter(2), LoadMode::kLazy, false);
   const auto infos = registry->list();
   ASSERT_EQ(infos.size(), 2u);
   EXPECT_EQ(infos[0].name, "now");
-  EXPECT_EQ(infos[0].base_model_name, "base");
+  EXPECT_EQ(infos[0].base_model_name, "alias");
+  EXPECT_EQ(infos[1].base_model_name, "base");
   EXPECT_TRUE(infos[0].resident);
   EXPECT_GE(infos[0].load_seconds, 0);
   EXPECT_FALSE(infos[1].resident);
@@ -221,7 +222,7 @@ TEST_F(AdapterRegistryTest, ManyThreadsLoadUseAndUnload) {
   auto registry = make(4 * one);
   for (unsigned i = 0; i < 8; ++i) registry->add(std::to_string(i), adapter(i), LoadMode::kLazy, false);
   std::atomic<int> woken{0};
-  registry->set_wake([&] { ++woken; });
+  const uint64_t wake = registry->add_wake([&] { ++woken; });
   std::vector<std::thread> threads;
   for (unsigned t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
@@ -247,7 +248,7 @@ TEST_F(AdapterRegistryTest, ManyThreadsLoadUseAndUnload) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  registry->set_wake({});
+  registry->remove_wake(wake);
   for (const AdapterInfo& info : registry->list()) registry->remove(info.name);
   for (int i = 0; i < 1000 && registry->resident_bytes() > 0; ++i) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -256,10 +257,7 @@ class EngineTest : public ::testing::Test {
   TestBackend backend_;
   const Model model_ = testing::tiny_model(backend_);
   const TempFolder folder_;
-  AdapterRegistry registry_{
-      model_,
-      backend_,
-      {.dtype = DType::kBf16, .memory_bytes = 1 << 22, .max_lora_rank = 0, .max_cpu_loras = 0}};
+  AdapterRegistry registry_{{{.model = &model_}}, backend_, {.memory_bytes = 1 << 22}};
 };
 
 TEST_F(EngineTest, AdaptersMatter) {
@@ -319,6 +317,37 @@ TEST_F(EngineTest, RepliesAreBitIdenticalAloneAndTogether) {
   }
 }
 
+TEST_F(EngineTest, EnginesOfOneBackendComputeInTurns) {
+  const std::vector<Request> requests = mixed_requests(16);
+  const std::vector<Reply> alone = run_alone(requests);
+  std::atomic<int> computing{0};
+  std::atomic<bool> overlapped{false};
+  backend_.before_embed = [&] {
+    if (++computing != 1) overlapped = true;
+    std::this_thread::sleep_for(milliseconds(1));
+    --computing;
+  };
+  const auto turns = std::make_shared<ComputeTurns>();
+  Engine first(model_, backend_, registry_, options(), turns),
+      second(model_, backend_, registry_, options(), turns);
+  Replies to_first(requests.size()), to_second(requests.size());
+  for (size_t i = 0; i < requests.size(); ++i) {
+    for (auto& [engine, replies] : {std::pair(&first, &to_first), std::pair(&second, &to_second)}) {
+      Request r = requests[i];
+      r.sink = replies->sink(i);
+      engine->submit(std::move(r));
+    }
+  }
+  EXPECT_TRUE(to_first.wait_all());
+  EXPECT_TRUE(to_second.wait_all());
+  backend_.before_embed = nullptr;
+  EXPECT_FALSE(overlapped);
+  for (size_t i = 0; i < requests.size(); ++i) {
+    expect_same(to_first[i], alone[i]);
+    expect_same(to_second[i], alone[i]);
+  }
+}
+
 TEST_F(EngineTest, AnInt8KvCacheHoldsMorePagesAndChangesNoRule) {
   const std::vector<Request> requests = mixed_requests(32);
   EngineOptions o = options();
@@ -346,9 +375,7 @@ TEST_F(EngineTest, PreemptedRepliesAreBitIdentical) {
 }
 
 TEST_F(EngineTest, ASmallAdapterBudgetOnlyCostsTime) {
-  AdapterRegistry small(
-      model_, backend_,
-      {.dtype = DType::kBf16, .memory_bytes = 1 << 22, .max_lora_rank = 0, .max_cpu_loras = 2});
+  AdapterRegistry small({{.model = &model_}}, backend_, {.memory_bytes = 1 << 22, .max_cpu_loras = 2});
   const std::vector<int32_t> prompt = {9, 8, 7};
   std::vector<std::vector<int32_t>> expected;
   for (int i = 0; i < 6; ++i) {

@@ -39,6 +39,7 @@ class AdapterWriter : public testing::Test {
  protected:
   AdapterWriter() {
     adapter_.base_model_name_or_path = "some/base";
+    adapter_.base_fingerprint = "0123456789abcdef";
     adapter_.r = 4;
     adapter_.lora_alpha = 6;
     adapter_.target_modules = {"q_proj", "down_proj"};
@@ -62,6 +63,7 @@ TEST_F(AdapterWriter, OurOwnReaderFindsTheSameAdapter) {
   write_adapter(out, adapter_);
   const AdapterFile file(out, small_model());
   EXPECT_EQ(file.base_model_name(), "some/base");
+  EXPECT_EQ(file.base_fingerprint(), "0123456789abcdef");
   ASSERT_EQ(file.pairs().size(), 2u);
   const AdapterPair &q = file.pairs()[0], &down = file.pairs()[1];
   EXPECT_EQ(q.rank, 4);

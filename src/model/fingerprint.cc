@@ -1,0 +1,28 @@
+#include "model/fingerprint.h"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <span>
+
+#include "base/hash.h"
+
+namespace polylora {
+
+std::string base_fingerprint(const Model& model) {
+  const ModelConfig& config = model.config;
+  const std::array<int64_t, 6> shapes{config.num_layers, config.hidden_size,  config.intermediate_size,
+                                      config.num_heads,  config.num_kv_heads, config.head_dim};
+  uint64_t hash = hash_bytes(std::as_bytes(std::span(shapes)));
+  const auto add = [&](const std::vector<float>& gains) {
+    hash = hash_bytes(std::as_bytes(std::span(gains)), hash);
+  };
+  for (const Layer& layer : model.layers) {
+    add(layer.input_norm);
+    add(layer.post_attention_norm);
+  }
+  add(model.final_norm);
+  return fmt::format("{:016x}", hash);
+}
+
+}  // namespace polylora
