@@ -30,11 +30,11 @@ def rows_of(values, shape):
     return [values[r * shape[1]:(r + 1) * shape[1]] for r in range(shape[0])]
 
 
-def write_state_dict(folder):
-    """The keys of a compiled model's plain state_dict."""
+def write_respelled(folder, key):
+    """PEFT's files with other keys."""
     folder.mkdir()
-    tensors = {f"_orig_mod.base_model.model.model.layers.{layer}.{module}.lora_{part}.default.weight":
-               ("F32", shape, values.tobytes()) for layer, module, part, shape, values in pairs()}
+    tensors = {key.format(layer=layer, module=module, part=part): ("F32", shape, values.tobytes())
+               for layer, module, part, shape, values in pairs()}
     write_safetensors(folder / "adapter_model.safetensors", tensors)
     (folder / "adapter_config.json").write_text((PEFT / "adapter_config.json").read_text())
     return folder
@@ -91,7 +91,10 @@ def adapters(tmp_path_factory):
     """{kind: path}"""
     folder = tmp_path_factory.mktemp("adapter_formats")
     export(MODEL, folder / "exported", f"adapter_name_or_path={PEFT}", "format=gguf-lora")
-    return {"peft": PEFT, "state-dict": write_state_dict(folder / "state-dict"), "mlx": write_mlx(folder / "mlx"),
+    state_dict = "_orig_mod.base_model.model.model.layers.{layer}.{module}.lora_{part}.default.weight"
+    tower = "base_model.model.model.language_model.layers.{layer}.{module}.lora_{part}.weight"
+    return {"peft": PEFT, "state-dict": write_respelled(folder / "state-dict", state_dict),
+            "tower": write_respelled(folder / "tower", tower), "mlx": write_mlx(folder / "mlx"),
             "llama-cpp": write_gguf(folder / "r8_all.gguf"), "exported": folder / "exported" / "adapter.gguf"}
 
 

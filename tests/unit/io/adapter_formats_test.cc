@@ -262,7 +262,11 @@ TEST_F(AdapterFormats, RanksUpTo1024) {
     tensors.write(folder_.path() / "adapter_model.safetensors");
     const AdapterFile file(folder_.path(), small_model());
     EXPECT_EQ(file.max_rank(), rank);
-    EXPECT_EQ(file.load(*backend_, DType::kF32)->weight(0, Site::kQkv)->total_rank(), rank);
+    for (const char* name : {"ref", "cpu"}) {
+      const auto backend = make_backend({.name = name});
+      for (const DType dtype : {DType::kF32, DType::kBf16, DType::kI8})
+        EXPECT_EQ(file.load(*backend, dtype)->weight(0, Site::kQkv)->total_rank(), rank) << name;
+    }
   }
 }
 
