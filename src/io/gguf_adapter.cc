@@ -1,4 +1,5 @@
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "io/adapter_formats.h"
@@ -7,7 +8,16 @@
 namespace polylora {
 namespace {
 
-constexpr std::string_view kLoraA = ".weight.lora_a", kLoraB = ".weight.lora_b", kWeight = ".weight";
+/// The ends of tensor names. The first that fits wins.
+struct Ending {
+  std::string_view text;
+  AdapterRole role, of_embedding;
+};
+constexpr Ending kEndings[] = {
+    {".weight.lora_a", AdapterRole::kLoraA, AdapterRole::kEmbeddingA},
+    {".weight.lora_b", AdapterRole::kLoraB, AdapterRole::kEmbeddingB},
+    {".weight", AdapterRole::kWeight, AdapterRole::kWeight},  // a norm, as mergekit extracts it
+};
 
 void refuse_others(const GgufFile& gguf) {
   const std::string where = gguf.file().path().string();
@@ -49,30 +59,28 @@ class GgufAdapterReader {
         head_dim_(head_dim) {}
 
   AdapterPart part(const std::string& key, const TensorView& tensor) const {
-    const std::string_view name = key;
-    const std::string_view ending = name.ends_with(kLoraA)    ? kLoraA
-                                    : name.ends_with(kLoraB)  ? kLoraB
-                                    : name.ends_with(kWeight) ? kWeight
-                                                              : std::string_view();
-    const std::string_view module = name.substr(0, name.size() - ending.size());
-    std::string path = hf_module_path(module);
-    if (ending.empty() || path.empty())
-      fail(ErrorCode::kUnsupported, "{}: tensor {} is of no known kind (NAME.weight.lora_a, lora_b)", where_,
-           key);
-    if (ending == kWeight) return {key, std::move(path), AdapterRole::kWeight, stored_rows(tensor)};
-    if (tensor.shape.size() != 2) fail(ErrorCode::kDataCorrupt, "{}: tensor {} is no matrix", where_, key);
-    const bool embedding = module == "token_embd";
-    if (ending == kLoraA) {
-      return {key, std::move(path), embedding ? AdapterRole::kEmbeddingA : AdapterRole::kLoraA,
-              embedding ? stored_transposed(tensor) : stored_rows(tensor)};
+    for (const Ending& ending : kEndings) {
+      if (!key.ends_with(ending.text)) continue;
+      const std::string_view module = std::string_view(key).substr(0, key.size() - ending.text.size());
+      std::string path = hf_module_path(module);
+      if (path.empty()) break;
+      const AdapterRole role = module == "token_embd" ? ending.of_embedding : ending.role;
+      return {key, std::move(path), role, stored(key, module, role, tensor)};
     }
-    if (is_interleaved(architecture_, module))
-      return {key, std::move(path), AdapterRole::kLoraB, interleaved(key, tensor)};
-    return {key, std::move(path), embedding ? AdapterRole::kEmbeddingB : AdapterRole::kLoraB,
-            stored_rows(tensor)};
+    fail(ErrorCode::kUnsupported, "{}: tensor {} is of no known kind (NAME.weight.lora_a, lora_b)", where_,
+         key);
   }
 
  private:
+  StoredTensor stored(const std::string& key, std::string_view module, AdapterRole role,
+                      const TensorView& tensor) const {
+    if (role == AdapterRole::kWeight) return stored_rows(tensor);
+    if (tensor.shape.size() != 2) fail(ErrorCode::kDataCorrupt, "{}: tensor {} is no matrix", where_, key);
+    if (role == AdapterRole::kEmbeddingA) return stored_transposed(tensor);
+    if (role == AdapterRole::kLoraB && is_interleaved(architecture_, module)) return interleaved(key, tensor);
+    return stored_rows(tensor);
+  }
+
   StoredTensor interleaved(const std::string& key, const TensorView& tensor) const {
     if (head_dim_ < 2 || head_dim_ % 2 != 0 || tensor.shape[0] % head_dim_ != 0) {
       fail(ErrorCode::kDataCorrupt, "{}: {} rows of {} are no whole heads of this base model (head_dim {})",
