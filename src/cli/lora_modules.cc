@@ -49,11 +49,13 @@ void append_json(const std::string& item, std::vector<LoraModule>& modules) {
   for (const json& entry : value) modules.push_back(module_from_json(entry, item));
 }
 
+[[noreturn]] void fail_unnamed(const fs::path& adapter) {
+  fail(ErrorCode::kInvalidArgument, "--lora-modules: {} is an adapter; give it a name: NAME={}",
+       adapter.string(), adapter.string());
+}
+
 void append_folder(const fs::path& folder, std::vector<LoraModule>& modules) {
-  if (fs::exists(folder / "adapter_config.json")) {
-    fail(ErrorCode::kInvalidArgument, "--lora-modules: {} is an adapter; give it a name: NAME={}",
-         folder.string(), folder.string());
-  }
+  if (fs::exists(folder / "adapter_config.json")) fail_unnamed(folder);
   std::vector<LoraModule> found;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
     if (fs::exists(entry.path() / "adapter_config.json")) {
@@ -72,8 +74,10 @@ void append_item(const std::string& item, std::vector<LoraModule>& modules) {
   const size_t equals = item.find('=');
   if (equals != std::string::npos && item.find(',') == std::string::npos) {
     modules.push_back({item.substr(0, equals), resolve_adapter_path(item.substr(equals + 1)), ""});
-  } else if (const fs::path folder = resolve_adapter_path(item); fs::is_directory(folder)) {
-    append_folder(folder, modules);
+  } else if (const fs::path path = resolve_adapter_path(item); fs::is_directory(path)) {
+    append_folder(path, modules);
+  } else if (fs::is_regular_file(path)) {
+    fail_unnamed(path);
   } else {
     append_json(item, modules);
   }

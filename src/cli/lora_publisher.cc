@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "io/adapter_source.h"
 
 namespace polylora {
 namespace {
@@ -60,7 +61,7 @@ std::optional<LoraPublisher::FileStamp> LoraPublisher::file_stamp(const fs::path
 
 std::optional<LoraPublisher::Stamp> LoraPublisher::stamp(const fs::path& adapter) {
   const auto config = file_stamp(adapter / "adapter_config.json");
-  const auto weights = file_stamp(adapter / "adapter_model.safetensors");
+  const auto weights = file_stamp(adapter_weights_path(adapter));
   if (!config || !weights) return std::nullopt;
   return Stamp{*config, *weights};
 }

@@ -1,6 +1,7 @@
 #include "io/adapter_config.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 
 #include "base/error.h"
@@ -12,9 +13,12 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int64_t kMaxRank = 4096;
-constexpr double kMaxAlpha = 1e9;  // keeps every scale finite in f32
 constexpr size_t kMaxPatterns = 4096;
 constexpr size_t kMaxPatternLength = 1024;  // a pattern is a module name or close to it
+constexpr size_t kMaxLayers = 65536;
+/// A layer's number as PEFT finds it without a layers_pattern: behind two words at least, the last one there
+/// is.
+constexpr const char* kAnyLayer = R"(.*\.[^.]*\.(\d+)\..*)";
 
 /// Null when `pattern` is not an expression that std::regex reads.
 std::optional<std::regex> compile(const std::string& pattern) {
@@ -66,8 +70,8 @@ void refuse_unsupported(const Json& config, const std::string& where) {
 
 double alpha_value(const Json& value, std::string_view key, const std::string& where) {
   const double alpha = value.is_number() ? value.get<double>() : 0;
-  if (!(alpha > 0) || alpha > kMaxAlpha) {
-    fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a positive number up to {:g}", where, key, kMaxAlpha);
+  if (!(alpha > 0) || alpha > kMaxLoraAlpha) {
+    fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a positive number up to {:g}", where, key, kMaxLoraAlpha);
   }
   return alpha;
 }
@@ -112,15 +116,49 @@ std::vector<std::string> parse_names(const Json& config, const char* key, const 
   return names;
 }
 
+/// layers_to_transform: one number or a list.
+std::vector<int64_t> parse_layers(const Json& value, const std::string& where) {
+  const Json list = value.is_array() ? value : Json::array({value});
+  std::vector<int64_t> layers;
+  for (const Json& layer : list) {
+    if (!layer.is_number_unsigned() || list.size() > kMaxLayers)
+      fail(ErrorCode::kDataCorrupt, "{}: 'layers_to_transform' must be a layer's number or a list of them",
+           where);
+    layers.push_back(layer.get<int64_t>());
+  }
+  return layers;
+}
+
+void parse_layer_choice(const Json& config, const std::string& where, TargetModules& targets) {
+  if (!is_filled(config, "layers_to_transform")) return;
+  targets.layers = parse_layers(config["layers_to_transform"], where);
+  std::vector<std::string> expressions = {kAnyLayer};
+  if (is_filled(config, "layers_pattern")) {
+    expressions = parse_names(config, "layers_pattern", where);
+    for (std::string& name : expressions) name = ".*\\." + name + R"(\.(\d+)\..*)";
+  }
+  for (const std::string& expression : expressions) {
+    auto compiled = compile(expression);
+    if (!compiled)
+      fail(ErrorCode::kUnsupported, "{}: 'layers_pattern' is not a regular expression that can be read",
+           where);
+    targets.layer_expressions.push_back(*std::move(compiled));
+  }
+}
+
 std::optional<TargetModules> parse_target_modules(const Json& config, const std::string& where) {
   if (!is_filled(config, "target_modules")) return std::nullopt;
   const Json& value = config["target_modules"];
-  TargetModules targets{.names = {}, .expression = {}, .text = value.dump()};
+  TargetModules targets;
+  targets.text = value.dump();
   if (value.is_string()) {
+    if (is_filled(config, "layers_to_transform"))
+      fail(ErrorCode::kDataCorrupt, "{}: layers_to_transform goes with a list of target_modules only", where);
     if (value != "all-linear") targets.expression = compile(value.get<std::string>());
     return targets.expression ? std::optional(std::move(targets)) : std::nullopt;
   }
   targets.names = parse_names(config, "target_modules", where);
+  parse_layer_choice(config, where, targets);
   return targets;
 }
 
@@ -137,20 +175,37 @@ const Value* first_match(const std::vector<std::pair<std::regex, Value>>& patter
 
 bool TargetModules::matches(const std::string& module_path) const {
   if (expression) return std::regex_match(module_path, *expression);
-  return std::any_of(names.begin(), names.end(), [&](const std::string& name) {
-    return module_path == name || module_path.ends_with("." + name);
-  });
+  return includes_layer_of(module_path) &&
+         std::any_of(names.begin(), names.end(), [&](const std::string& name) {
+           return module_path == name || module_path.ends_with("." + name);
+         });
 }
 
-int64_t AdapterConfig::rank_of(const std::string& module_path) const {
+bool TargetModules::includes_layer_of(const std::string& module_path) const {
+  if (layers.empty()) return true;
+  for (const std::regex& layer_expression : layer_expressions) {
+    std::smatch match;
+    if (!std::regex_match(module_path, match, layer_expression)) continue;
+    int64_t layer = -1;
+    const std::string digits = match[1];
+    std::from_chars(digits.data(), digits.data() + digits.size(), layer);
+    return std::find(layers.begin(), layers.end(), layer) != layers.end();
+  }
+  return false;
+}
+
+std::optional<int64_t> AdapterConfig::rank_of(const std::string& module_path) const {
+  if (any_rank) return std::nullopt;
   const int64_t* found = first_match(rank_pattern, module_path);
   return found == nullptr ? r : *found;
 }
 
-float AdapterConfig::scale_of(const std::string& module_path) const {
-  const double* alpha = first_match(alpha_pattern, module_path);
-  const auto rank = static_cast<double>(rank_of(module_path));
-  return static_cast<float>((alpha == nullptr ? lora_alpha : *alpha) / (use_rslora ? std::sqrt(rank) : rank));
+float AdapterConfig::scale_of(const std::string& module_path, int64_t rank) const {
+  const double* found = first_match(alpha_pattern, module_path);
+  const double alpha = found == nullptr ? lora_alpha : *found;
+  if (alpha == 0) return 1.0f;
+  const auto divisor = static_cast<double>(rank);
+  return static_cast<float>(alpha / (use_rslora ? std::sqrt(divisor) : divisor));
 }
 
 AdapterConfig parse_adapter_config(std::string_view text, const std::string& where) {
@@ -174,6 +229,27 @@ AdapterConfig parse_adapter_config(std::string_view text, const std::string& whe
   if (is_filled(json, "modules_to_save"))
     config.modules_to_save = parse_names(json, "modules_to_save", where);
   config.target_modules = parse_target_modules(json, where);
+  return config;
+}
+
+AdapterConfig parse_mlx_config(std::string_view text, const std::string& where) {
+  const Json json = parse_ordered_json(text, where);
+  if (!json.is_object() || !json.contains("lora_parameters") || !json["lora_parameters"].is_object())
+    fail(ErrorCode::kDataCorrupt, "{}: 'lora_parameters' is missing: mlx-lm writes rank and scale there",
+         where);
+  const Json kind = json.value("fine_tune_type", Json("lora"));
+  if (kind != "lora" && kind != "dora") {
+    fail(ErrorCode::kUnsupported, "{}: fine_tune_type {} is no adapter; only lora and dora are", where,
+         kind.dump());
+  }
+  const Json& parameters = json["lora_parameters"];
+  AdapterConfig config;
+  config.r = rank_value(parameters.value("rank", Json()), "rank", where);
+  config.lora_alpha = alpha_value(parameters.value("scale", Json()), "scale", where) *
+                      static_cast<double>(config.r);  // the scale is MLX's own, not divided by the rank
+  config.use_dora = kind == "dora";
+  config.ensure_weight_tying = true;  // its LoRAEmbedding adapts the head that is tied to it, too
+  if (json.contains("model") && json["model"].is_string()) config.base_model_name = json["model"];
   return config;
 }
 

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "io/adapter_config.h"
+#include "io/adapter_keys.h"
 
 namespace polylora {
 namespace {
@@ -46,6 +47,7 @@ void check_shape(const StoredTensor& tensor, int64_t rows, int64_t cols, const s
 
 /// What the file holds for one module.
 struct FoundModule {
+  std::string peft_path;  // what rank_pattern and alpha_pattern match
   std::map<AdapterRole, const AdapterPart*> parts;
 
   std::optional<StoredTensor> take(AdapterRole role) {
@@ -62,37 +64,37 @@ struct FoundPair {
   std::optional<StoredTensor> a, b;
   int64_t rank = 0;
 
-  FoundPair(FoundModule& found, AdapterRole a_role, AdapterRole b_role, int64_t config_rank,
+  FoundPair(FoundModule& found, AdapterRole a_role, AdapterRole b_role, const AdapterConfig& peft,
             const std::string& where)
       : a(found.take(a_role)), b(found.take(b_role)) {
     if (!a && !b) return;
     if (!a || !b)
       fail(ErrorCode::kDataCorrupt, "{}: {} is missing", where, adapter_role_name(a ? b_role : a_role));
     rank = a->shape.empty() ? 0 : a->shape.front();
-    if (rank != config_rank) {
+    const std::optional<int64_t> expected = peft.rank_of(found.peft_path);
+    if (expected && rank != *expected) {
       fail(ErrorCode::kDataCorrupt, "{}.lora_A has rank {}, but adapter_config.json says {}", where, rank,
-           config_rank);
+           *expected);
     }
   }
 };
 
 /// embed_tokens or lm_head.
 AdapterMatrix take_matrix(FoundModule& found, AdapterRole a_role, AdapterRole b_role,
-                          const AdapterConfig& peft, const std::string& path, const ModelConfig& model,
-                          const std::string& where) {
+                          const AdapterConfig& peft, const ModelConfig& model, const std::string& where) {
   AdapterMatrix matrix{.full = found.take(AdapterRole::kWeight), .a = {}, .b = {}};
   if (matrix.full) {
     const int64_t rows = matrix.full->shape.empty() ? 0 : matrix.full->shape.front();
     check_shape(*matrix.full, std::clamp<int64_t>(rows, 1, kMaxVocabulary), model.hidden_size, where);
   }
-  FoundPair pair(found, a_role, b_role, peft.rank_of(path), where);
+  FoundPair pair(found, a_role, b_role, peft, where);
   if (!pair.a) return matrix;
   const int64_t vocabulary = matrix.full ? matrix.full->shape.front() : model.vocab_size;
   const bool embeds = a_role == AdapterRole::kEmbeddingA;
   check_shape(*pair.a, pair.rank, embeds ? vocabulary : model.hidden_size, where + " A");
   check_shape(*pair.b, embeds ? model.hidden_size : vocabulary, pair.rank, where + " B");
   matrix.rank = pair.rank;
-  matrix.scale = peft.scale_of(path);
+  matrix.scale = peft.scale_of(found.peft_path, pair.rank);
   matrix.a = std::move(pair.a);
   matrix.b = std::move(pair.b);
   return matrix;
@@ -101,15 +103,14 @@ AdapterMatrix take_matrix(FoundModule& found, AdapterRole a_role, AdapterRole b_
 /// The pair of a linear; empty when the file has none for it.
 std::optional<AdapterPair> take_pair(FoundModule& found, ModuleAddress address, const LinearModule& module,
                                      const AdapterConfig& peft, const std::string& where) {
-  const std::string path = module_path(address.layer, module);
-  FoundPair pair(found, AdapterRole::kLoraA, AdapterRole::kLoraB, peft.rank_of(path), where);
+  FoundPair pair(found, AdapterRole::kLoraA, AdapterRole::kLoraB, peft, where);
   if (!pair.a) return std::nullopt;
   check_shape(*pair.a, pair.rank, module.k, where + ".lora_A");
   check_shape(*pair.b, module.n_count, pair.rank, where + ".lora_B");
   AdapterPair taken{.layer = address.layer,
                     .module = address.module,
                     .rank = pair.rank,
-                    .scale = peft.scale_of(path),
+                    .scale = peft.scale_of(found.peft_path, pair.rank),
                     .a = std::move(*pair.a),
                     .b = std::move(*pair.b),
                     .magnitude = found.take(AdapterRole::kMagnitude),
@@ -136,21 +137,50 @@ AdapterMatrix head_tied_to(const AdapterMatrix& embedding) {
   return head;
 }
 
-void check_targets(const TargetModules& targets, const std::map<std::string, ModuleAddress>& addresses,
-                   const std::string& where) {
-  const bool any = std::any_of(addresses.begin(), addresses.end(),
-                               [&](const auto& entry) { return targets.matches(entry.first); });
-  if (any || targets.matches(std::string(kEmbedding)) || targets.matches(std::string(kLmHead))) return;
+/// target_modules must reach something here: else the adapter is another architecture's.
+void check_targets(const AdapterSource& source, const std::map<std::string, ModuleAddress>& addresses) {
+  if (!source.config.target_modules) return;
+  const TargetModules& targets = *source.config.target_modules;
+  const bool any = std::any_of(source.parts.begin(), source.parts.end(), [&](const AdapterPart& part) {
+    const std::string path = text_module_path(part.module_path);
+    return (addresses.contains(path) || path == kEmbedding || path == kLmHead) &&
+           targets.matches(part.module_path);
+  });
+  if (any) return;
   fail(ErrorCode::kUnsupported,
        "{}: target_modules {} names no linear layer of this base model; known: q_proj, k_proj, v_proj, "
        "o_proj, gate_proj, up_proj, down_proj, embed_tokens, lm_head",
-       where, targets.text);
+       source.path.string(), targets.text);
+}
+
+/// layers_to_transform speaks of LoRA only, not of modules trained whole or of biases.
+void check_layer(const AdapterSource& source, const AdapterPart& part) {
+  const auto& targets = source.config.target_modules;
+  if (part.role == AdapterRole::kWeight || part.role == AdapterRole::kBias || !targets) return;
+  if (targets->includes_layer_of(part.module_path)) return;
+  fail(ErrorCode::kDataCorrupt, "{}: tensor {} is of a layer that layers_to_transform leaves out",
+       source.file().path().string(), part.key);
+}
+
+/// By their path in the text model.
+std::map<std::string, FoundModule> find_modules(const AdapterSource& source) {
+  std::map<std::string, FoundModule> found;
+  for (const AdapterPart& part : source.parts) {
+    check_layer(source, part);
+    FoundModule& module = found[text_module_path(part.module_path)];
+    module.peft_path = part.module_path;
+    const auto [other, is_new] = module.parts.try_emplace(part.role, &part);
+    if (is_new) continue;
+    fail(ErrorCode::kDataCorrupt, "{}: tensor {} is there twice, as {} too", source.file().path().string(),
+         part.key, other->second->key);
+  }
+  return found;
 }
 
 }  // namespace
 
 AdapterFile::AdapterFile(const fs::path& path, const ModelConfig& config)
-    : source_(open_adapter(path)), model_(config) {
+    : source_(open_adapter(path, config.head_dim)), model_(config) {
   if (source_.config.fan_in_fan_out) {
     fail(ErrorCode::kUnsupported, "{}: fan_in_fan_out is for models that are not served here",
          source_.config_path.string());
@@ -163,17 +193,16 @@ void AdapterFile::resolve() {
   const auto addresses = module_addresses(model_);
   const auto modules = linear_modules(model_);
   const AdapterConfig& peft = source_.config;
-  if (peft.target_modules) check_targets(*peft.target_modules, addresses, source_.path.string());
+  if (source_.parts.empty()) fail(ErrorCode::kDataCorrupt, "{}: the adapter holds no LoRA tensors", file);
+  check_targets(source_, addresses);
 
-  std::map<std::string, FoundModule> found;  // by module path
-  for (const AdapterPart& part : source_.parts) found[part.module_path].parts[part.role] = &part;
+  std::map<std::string, FoundModule> found = find_modules(source_);
   for (auto& [path, module] : found) {
     const std::string at = file + ": " + path;
     if (path == kEmbedding) {
-      embedding_ =
-          take_matrix(module, AdapterRole::kEmbeddingA, AdapterRole::kEmbeddingB, peft, path, model_, at);
+      embedding_ = take_matrix(module, AdapterRole::kEmbeddingA, AdapterRole::kEmbeddingB, peft, model_, at);
     } else if (path == kLmHead) {
-      lm_head_ = take_matrix(module, AdapterRole::kLoraA, AdapterRole::kLoraB, peft, path, model_, at);
+      lm_head_ = take_matrix(module, AdapterRole::kLoraA, AdapterRole::kLoraB, peft, model_, at);
     } else if (const auto address = addresses.find(path); address != addresses.end()) {
       const LinearModule& linear = modules[static_cast<size_t>(address->second.module)];
       if (auto pair = take_pair(module, address->second, linear, peft, at))

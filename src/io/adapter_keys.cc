@@ -3,6 +3,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <initializer_list>
 #include <vector>
 
 namespace polylora {
@@ -25,10 +26,6 @@ const std::vector<Ending>& endings() {
       {{"lora_embedding_B"}, AdapterRole::kEmbeddingB},
       {{"lora_magnitude_vector"}, AdapterRole::kMagnitude},
       {{"lora_magnitude_vector", "weight"}, AdapterRole::kMagnitude},
-      {{"base_layer", "weight"}, AdapterRole::kWeight},
-      {{"base_layer", "bias"}, AdapterRole::kBias},
-      {{"modules_to_save", "weight"}, AdapterRole::kWeight},
-      {{"modules_to_save", "bias"}, AdapterRole::kBias},
       {{"weight"}, AdapterRole::kWeight},
       {{"bias"}, AdapterRole::kBias},
   };
@@ -58,9 +55,19 @@ void remove_adapter_name(Words& words) {
   }
 }
 
-void remove_prefix(Words& words) {
-  if (words.size() > 2 && words[0] == "base_model" && words[1] == "model")
-    words.erase(words.begin(), words.begin() + 2);
+void remove_all(Words& words, std::initializer_list<std::string_view> unwanted) {
+  std::erase_if(words, [&](std::string_view word) {
+    return std::find(unwanted.begin(), unwanted.end(), word) != unwanted.end();
+  });
+}
+
+void remove_prefix(Words& words, std::initializer_list<std::string_view> prefix) {
+  if (words.size() > prefix.size() && std::equal(prefix.begin(), prefix.end(), words.begin()))
+    words.erase(words.begin(), words.begin() + static_cast<std::ptrdiff_t>(prefix.size()));
+}
+
+std::string join(const Words& words) {
+  return fmt::format("{}", fmt::join(words, "."));
 }
 
 bool ends_with(const Words& words, const Words& ending) {
@@ -71,14 +78,24 @@ bool ends_with(const Words& words, const Words& ending) {
 
 std::optional<AdapterKey> parse_adapter_key(std::string_view key) {
   Words words = split(key);
-  remove_prefix(words);
+  remove_all(words, {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"});
+  remove_prefix(words, {"module"});
+  remove_prefix(words, {"base_model", "model"});
   remove_adapter_name(words);
+  remove_all(words,
+             {"base_layer", "modules_to_save"});  // stand before the weight of a module that PEFT wraps
   for (const Ending& ending : endings()) {
     if (!ends_with(words, ending.words)) continue;
     words.resize(words.size() - ending.words.size());
-    return AdapterKey{fmt::format("{}", fmt::join(words, ".")), ending.role};
+    return AdapterKey{join(words), ending.role};
   }
   return std::nullopt;
+}
+
+std::string text_module_path(std::string_view module_path) {
+  Words words = split(module_path);
+  remove_all(words, {"language_model", "text_model"});
+  return join(words);
 }
 
 }  // namespace polylora

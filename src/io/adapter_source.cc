@@ -1,11 +1,12 @@
 #include "io/adapter_source.h"
 
 #include <map>
+#include <system_error>
 #include <utility>
 
 #include "base/error.h"
 #include "base/hash.h"
-#include "io/adapter_keys.h"
+#include "io/adapter_formats.h"
 #include "io/json_file.h"
 
 namespace polylora {
@@ -15,35 +16,45 @@ namespace fs = std::filesystem;
 
 constexpr size_t kMaxConfigBytes = size_t{256} << 10;  // real ones have a few KiB
 
-void check_adapter_dtype(const TensorView& tensor, const std::string& where) {
-  if (tensor.dtype == DType::kF32 || tensor.dtype == DType::kF16 || tensor.dtype == DType::kBf16) return;
-  fail(ErrorCode::kUnsupported, "{}: dtype {} is not supported in adapters; use F32, F16 or BF16", where,
-       dtype_name(tensor.dtype));
-}
+constexpr const char* kPeftWeights = "adapter_model.safetensors";
+constexpr const char* kMlxWeights = "adapters.safetensors";
 
-void refuse_pickled(const fs::path& folder) {
-  if (!path_exists(folder / "adapter_model.bin")) return;
-  fail(ErrorCode::kUnsupported,
-       "{}: adapter_model.bin is pickled and not read; convert it to adapter_model.safetensors",
-       folder.string());
-}
-
-std::vector<AdapterPart> peft_parts(const SafetensorsFile& file) {
-  const std::string where = file.file().path().string();
-  std::vector<AdapterPart> parts;
-  for (const auto& [key, tensor] : file.tensors()) {
-    auto parsed = parse_adapter_key(key);
-    if (!parsed) {
-      fail(ErrorCode::kUnsupported, "{}: tensor {} is of no known kind (LoRA, DoRA, bias, modules_to_save)",
-           where, key);
-    }
-    check_adapter_dtype(tensor, where + ": " + key);
-    parts.push_back({.key = key,
-                     .module_path = std::move(parsed->module_path),
-                     .role = parsed->role,
-                     .tensor = {.shape = tensor.shape, .stored = tensor}});
+void check_dtypes(const AdapterSource& source) {
+  for (const AdapterPart& part : source.parts) {
+    const DType dtype = part.tensor.dtype();
+    if (dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBf16) continue;
+    fail(ErrorCode::kUnsupported, "{}: {}: dtype {} is not supported in adapters; use F32, F16 or BF16",
+         source.file().path().string(), part.key, dtype_name(dtype));
   }
-  return parts;
+}
+
+/// Folders of older programs.
+void refuse_unread_weights(const fs::path& folder) {
+  if (path_exists(folder / "adapter_model.bin")) {
+    fail(ErrorCode::kUnsupported,
+         "{}: adapter_model.bin is pickled and not read; convert it there with: python3 -c \"import torch; "
+         "from "
+         "safetensors.torch import save_file; save_file(torch.load('adapter_model.bin', weights_only=True), "
+         "'adapter_model.safetensors')\"",
+         folder.string());
+  }
+  if (path_exists(folder / "adapters.npz")) {
+    fail(ErrorCode::kUnsupported,
+         "{}: adapters.npz is not read; convert it there with: python3 -c \"import mlx.core as mx; "
+         "mx.save_safetensors('adapters.safetensors', mx.load('adapters.npz'))\"",
+         folder.string());
+  }
+}
+
+AdapterSource open_any(const fs::path& path, int64_t head_dim) {
+  std::error_code ignored;
+  if (fs::is_regular_file(path, ignored)) return open_gguf_adapter(path, head_dim);
+  if (path_exists(path / "adapter_config.json")) {
+    if (path_exists(path / kPeftWeights)) return open_peft_folder(path);
+    if (path_exists(path / kMlxWeights)) return open_mlx_folder(path);
+    refuse_unread_weights(path);
+  }
+  fail(ErrorCode::kNotFound, "No adapter found for {}", path.string());
 }
 
 void refuse_duplicates(const AdapterSource& source) {
@@ -54,19 +65,6 @@ void refuse_duplicates(const AdapterSource& source) {
     fail(ErrorCode::kDataCorrupt, "{}: {} of {} is there twice, as {} and {}", source.file().path().string(),
          adapter_role_name(part.role), part.module_path, *other->second, part.key);
   }
-}
-
-AdapterSource open_peft_folder(const fs::path& folder, const fs::path& weights) {
-  AdapterSource source;
-  source.path = folder;
-  source.config_path = folder / "adapter_config.json";
-  source.config_text = read_text_file(source.config_path, kMaxConfigBytes);
-  source.config = parse_adapter_config(source.config_text, source.config_path.string());
-  source.safetensors = std::make_unique<SafetensorsFile>(weights);
-  source.parts = peft_parts(*source.safetensors);
-  const auto fingerprint = source.safetensors->metadata().find(kBaseFingerprintKey);
-  if (fingerprint != source.safetensors->metadata().end()) source.base_fingerprint = fingerprint->second;
-  return source;
 }
 
 }  // namespace
@@ -99,19 +97,32 @@ uint64_t AdapterSource::content_hash() const {
 }
 
 fs::path adapter_weights_path(const fs::path& folder) {
-  const fs::path path = folder / "adapter_model.safetensors";
-  return path_exists(path) ? path : fs::path();
+  for (const char* name : {kPeftWeights, kMlxWeights}) {
+    if (path_exists(folder / name)) return folder / name;
+  }
+  return {};
 }
 
-AdapterSource open_adapter(const fs::path& path) {
-  const fs::path weights = adapter_weights_path(path);
-  if (!path_exists(path / "adapter_config.json"))
-    fail(ErrorCode::kNotFound, "No adapter found for {}", path.string());
-  if (weights.empty()) {
-    refuse_pickled(path);
-    fail(ErrorCode::kNotFound, "No adapter found for {}", path.string());
-  }
-  AdapterSource source = open_peft_folder(path, weights);
+AdapterSource open_adapter_folder(const fs::path& folder, const char* weights_name) {
+  AdapterSource source;
+  source.path = folder;
+  source.config_path = folder / "adapter_config.json";
+  source.config_text = read_text_file(source.config_path, kMaxConfigBytes);
+  source.safetensors = std::make_unique<SafetensorsFile>(folder / weights_name);
+  return source;
+}
+
+StoredTensor stored_rows(const TensorView& tensor) {
+  return {.shape = tensor.shape, .stored = tensor};
+}
+
+StoredTensor stored_transposed(const TensorView& tensor) {
+  return {.shape = {tensor.shape[1], tensor.shape[0]}, .stored = tensor, .layout = StoredLayout::kTransposed};
+}
+
+AdapterSource open_adapter(const fs::path& path, int64_t head_dim) {
+  AdapterSource source = open_any(path, head_dim);
+  check_dtypes(source);
   refuse_duplicates(source);
   return source;
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "io/adapter_config.h"
+#include "io/gguf.h"
 #include "io/safetensors.h"
 #include "io/stored_tensor.h"
 
@@ -51,18 +52,21 @@ struct AdapterSource {
   AdapterConfig config;
   std::string base_fingerprint;    // of the model it was trained on; empty: not told
   std::vector<AdapterPart> parts;  // in the order of their keys; no two of one module and role
-  std::unique_ptr<SafetensorsFile> safetensors;
+
+  std::unique_ptr<SafetensorsFile> safetensors;  // holds the tensors, or
+  std::unique_ptr<GgufFile> gguf;
 
   /// The file that holds the tensors.
-  const MappedFile& file() const { return safetensors->file(); }
+  const MappedFile& file() const { return gguf ? gguf->file() : safetensors->file(); }
   /// Of everything that defines the adapter. Reads the whole file.
   uint64_t content_hash() const;
 };
 
-/// Opens a PEFT folder (adapter_config.json, adapter_model.safetensors). Reads the configuration and the
-/// tensors' header only. Throws kNotFound when there is no adapter, what parse_adapter_config throws,
-/// kDataCorrupt and kUnsupported naming file and tensor for what cannot be read.
-AdapterSource open_adapter(const std::filesystem::path& path);
+/// Opens a folder of PEFT's or mlx-lm's, or a GGUF file of llama.cpp's (io/adapter_formats.h says what they
+/// hold). Reads the configuration and the tensors' header only. `head_dim` is the base model's, 0 when
+/// unknown: what undoes the order of q and k in a GGUF file. Throws kNotFound when there is no adapter, what
+/// parse_adapter_config throws, kDataCorrupt and kUnsupported naming file and tensor for what cannot be read.
+AdapterSource open_adapter(const std::filesystem::path& path, int64_t head_dim);
 
 /// The file of tensors in an adapter's folder; empty when there is none that is read.
 std::filesystem::path adapter_weights_path(const std::filesystem::path& folder);

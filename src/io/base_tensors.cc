@@ -91,6 +91,16 @@ bool BaseTensors::is_tied() const {
   return find("lm_head.weight") == nullptr;
 }
 
+int64_t BaseTensors::head_dim() const {
+  const auto number = [&](const char* key) {
+    const auto found = config_.find(key);
+    return found != config_.end() && found->is_number_integer() ? found->get<int64_t>() : int64_t{0};
+  };
+  if (const int64_t stated = number("head_dim"); stated > 0) return stated;
+  const int64_t width = number("hidden_size"), heads = number("num_attention_heads");
+  return width > 0 && heads > 0 ? width / heads : 0;
+}
+
 void BaseTensors::drop_pages() const {
   for (const auto& file : files_) file->file().drop_pages();
   if (gguf_) gguf_->drop_pages();

@@ -51,6 +51,9 @@ class BaseTensors {
   /// lm_head is the embedding: config.json says so, or there is none.
   bool is_tied() const;
 
+  /// Size of an attention head as config.json says; 0 when it does not.
+  int64_t head_dim() const;
+
   void drop_pages() const;
 
  private:

@@ -257,7 +257,7 @@ GgufFile::GgufFile(const std::filesystem::path& path) : file_(path) {
   const auto bytes = file_.bytes();
   Reader reader(bytes, name);
   if (bytes.size() < 4 || std::memcmp(bytes.data(), "GGUF", 4) != 0) {
-    fail(ErrorCode::kDataCorrupt, "{} is neither a model folder nor a GGUF file", name);
+    fail(ErrorCode::kDataCorrupt, "{} is neither a folder nor a GGUF file", name);
   }
   reader.number<uint32_t>();
   const auto version = reader.number<uint32_t>();

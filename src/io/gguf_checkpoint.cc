@@ -117,6 +117,23 @@ std::string gguf_tensor_name(const TensorSpec& spec) {
   fail(ErrorCode::kInternal, "no GGUF name for {}", spec.name);
 }
 
+std::string hf_module_path(std::string_view gguf_module) {
+  if (gguf_module == "token_embd") return "model.embed_tokens";
+  if (gguf_module == "output_norm") return "model.norm";
+  if (gguf_module == "output") return "lm_head";
+  constexpr std::string_view kBlock = "blk.";
+  if (!gguf_module.starts_with(kBlock)) return {};
+  gguf_module.remove_prefix(kBlock.size());
+  const size_t dot = gguf_module.find('.');
+  const std::string_view layer = gguf_module.substr(0, dot);
+  if (dot == std::string_view::npos || layer.find_first_not_of("0123456789") != std::string_view::npos)
+    return {};
+  for (const auto& [hf, gguf] : kLayerNames) {
+    if (gguf_module.substr(dot + 1) == gguf) return fmt::format("model.layers.{}.{}", layer, hf);
+  }
+  return {};
+}
+
 bool is_rotary_interleaved(const TensorSpec& spec) {
   return spec.role == TensorSpec::Role::kLinearWeight && is_rotary(spec);
 }

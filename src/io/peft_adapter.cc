@@ -36,14 +36,14 @@ bool is_of_embedding(AdapterRole role) {
 }
 
 void check_rank(const TensorView& tensor, size_t axis, int64_t rank, const std::string& where) {
-  if (tensor.shape.size() == 2 && tensor.shape[axis] == rank) return;
-  fail(ErrorCode::kDataCorrupt, "{} has shape [{}], but adapter_config.json says rank {}", where,
+  if (rank > 0 && tensor.shape.size() == 2 && tensor.shape[axis] == rank) return;
+  fail(ErrorCode::kDataCorrupt, "{} has shape [{}], which is not of rank {} as the adapter says", where,
        fmt::join(tensor.shape, ", "), rank);
 }
 
 }  // namespace
 
-PeftAdapter::PeftAdapter(const fs::path& path) : source_(open_adapter(path)) {
+PeftAdapter::PeftAdapter(const fs::path& path, int64_t head_dim) : source_(open_adapter(path, head_dim)) {
   for (const AdapterPart& part : source_.parts) sort_in(part);
   source_.file().drop_pages();
   for (auto& [module_path, module] : modules_) finish(module_path, module);
@@ -74,8 +74,9 @@ void PeftAdapter::finish(const std::string& path, PeftModule& module) const {
     if (module.b_bias == nullptr && module.magnitude == nullptr) return;
     fail(ErrorCode::kDataCorrupt, "{}: lora_A and lora_B are missing", where);
   }
-  module.rank = source_.config.rank_of(path);
-  module.scale = source_.config.scale_of(path);
+  const std::vector<int64_t>& shape = module.a->shape;
+  module.rank = source_.config.rank_of(path).value_or(shape.empty() ? 0 : shape.front());
+  module.scale = source_.config.scale_of(path, module.rank);
   check_rank(*module.a, 0, module.rank, where + ".lora_A");
   check_rank(*module.b, 1, module.rank, where + ".lora_B");
   if (source_.config.use_dora != (module.magnitude != nullptr)) {

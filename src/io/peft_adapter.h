@@ -30,7 +30,8 @@ class PeftAdapter {
  public:
   /// Opens the adapter and reads all values once: NaN and infinity are kDataCorrupt. Refused with what, where
   /// and why: what open_adapter refuses, A without B, a rank that contradicts the config, no tensors at all.
-  explicit PeftAdapter(const std::filesystem::path& path);
+  /// `head_dim`: see open_adapter.
+  PeftAdapter(const std::filesystem::path& path, int64_t head_dim);
 
   const std::filesystem::path& path() const { return source_.path; }
   const AdapterConfig& config() const { return source_.config; }

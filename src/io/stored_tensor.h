@@ -19,8 +19,8 @@ enum class StoredLayout : uint8_t {
 
 /// A tensor inside a mapped file, not yet read. The file must outlive it.
 struct StoredTensor {
-  std::vector<int64_t> shape;  // outermost first; of what read() gives
-  TensorView stored;           // of kTransposed: the reversed shape
+  std::vector<int64_t> shape = {};  // outermost first; of what read() gives
+  TensorView stored = {};           // of kTransposed: the reversed shape
   StoredLayout layout = StoredLayout::kRows;
   int64_t head_dim = 0;  // E, for kInterleavedHeads: even, and the number of rows is a multiple of it
 

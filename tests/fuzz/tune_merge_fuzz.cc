@@ -35,7 +35,7 @@ BaseTensors make_base(const std::filesystem::path& folder) {
 void merge_all(const BaseTensors& base, const std::filesystem::path& folder) {
   static const std::unique_ptr<TrainingBackend> backend = make_training_backend({.name = "ref"});
   std::vector<PeftAdapter> adapters;
-  adapters.emplace_back(folder);
+  adapters.emplace_back(folder, base.head_dim());
   const MergePlan plan(base, adapters);
   RowMerger merger(*backend, DType::kBf16);
   for (const BaseTensor& tensor : base.tensors()) {

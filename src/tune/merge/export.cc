@@ -64,9 +64,9 @@ void refuse_own_folder(const ExportConfig& config) {
   }
 }
 
-std::vector<PeftAdapter> open_adapters(const ExportConfig& config) {
+std::vector<PeftAdapter> open_adapters(const ExportConfig& config, const BaseTensors& base) {
   std::vector<PeftAdapter> adapters;
-  for (const std::string& path : config.adapter_name_or_path) adapters.emplace_back(path);
+  for (const std::string& path : config.adapter_name_or_path) adapters.emplace_back(path, base.head_dim());
   return adapters;
 }
 
@@ -132,7 +132,7 @@ ExportReport export_model(const ExportConfig& config, const ProgressFn& progress
   if (!config.template_name.empty())
     find_chat_format(config.template_name);  // a typing error costs no export
   const BaseTensors base(config.model_name_or_path);
-  const std::vector<PeftAdapter> adapters = open_adapters(config);
+  const std::vector<PeftAdapter> adapters = open_adapters(config, base);
   const MergePlan plan(base, adapters);
   const Dtypes dtypes = choose_dtypes(config, base);
   const ExportFolder folder(config.export_dir);

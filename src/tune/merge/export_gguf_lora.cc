@@ -114,7 +114,8 @@ ExportReport export_gguf_lora(const ExportJob& job) {
   const ModelConfig& config = checkpoint->config();
   const std::vector<Target> targets = list_targets(job, config);
   const std::vector<TensorInfo> infos = list_tensors(targets);
-  const auto alpha = static_cast<float>(adapter.config().lora_alpha);
+  const double stated = adapter.config().lora_alpha;
+  const float alpha = stated > 0 ? static_cast<float>(stated) : 1.0f;
 
   const fs::path path = job.config.export_dir / "adapter.gguf";
   ExportReport report{.tensors = infos.size(), .merged = 0, .dtype = "F32", .files = {path}, .notices = {}};

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "io/adapter_keys.h"
 
 namespace polylora {
 namespace {
@@ -33,6 +34,12 @@ const BaseTensor& find_target(const BaseTensors& base, const std::string& name, 
   if (found == nullptr && name == kLmHead && base.is_tied()) found = input_embedding(base);
   if (found == nullptr) fail_unmatched(where, name, base);
   return *found;
+}
+
+/// The module's path in this base, which may be the text model alone of what the adapter was trained on.
+std::string base_path(const BaseTensors& base, const std::string& path) {
+  const std::string text = text_module_path(path);
+  return base.find(path + ".weight") == nullptr && base.find(text + ".weight") != nullptr ? text : path;
 }
 
 /// Checks A, B and the magnitude against the weight and says how they change it.
@@ -84,7 +91,8 @@ const BaseTensor* input_embedding(const BaseTensors& base) {
 
 MergePlan::MergePlan(const BaseTensors& base, std::span<const PeftAdapter> adapters) {
   for (const PeftAdapter& adapter : adapters) {
-    for (const auto& [path, module] : adapter.modules()) add_module(base, adapter, path, module);
+    for (const auto& [path, module] : adapter.modules())
+      add_module(base, adapter, base_path(base, path), module);
   }
   decide_tying(base, adapters);
 }

@@ -74,15 +74,18 @@ void prepare_output_dir(const TrainConfig& config, bool resumes) {
 /// An adapter that is trained further: its own rank and targets hold, not the configuration's.
 LoraSettings settings_of(const AdapterFile& file, const ModelConfig& model) {
   const AdapterConfig& peft = file.config();
-  if (!peft.rank_pattern.empty() || !peft.alpha_pattern.empty()) {
+  const int64_t rank = file.pairs().front().rank;
+  const bool one_rank = std::all_of(file.pairs().begin(), file.pairs().end(),
+                                    [&](const AdapterPair& pair) { return pair.rank == rank; });
+  if (!one_rank || !peft.rank_pattern.empty() || !peft.alpha_pattern.empty()) {
     fail(ErrorCode::kUnsupported,
-         "{}: an adapter with rank_pattern or alpha_pattern cannot be trained further; merge it "
+         "{}: an adapter with several ranks or an alpha_pattern cannot be trained further; merge it "
          "(create_new_adapter: true) and train a new one",
          file.path().string());
   }
   LoraSettings settings;
-  settings.rank = peft.r;
-  settings.alpha = peft.lora_alpha;
+  settings.rank = rank;
+  settings.alpha = peft.lora_alpha > 0 ? peft.lora_alpha : static_cast<double>(rank);
   settings.use_rslora = peft.use_rslora;
   settings.targets.clear();
   const auto modules = linear_modules(model);

@@ -73,6 +73,8 @@ TEST_F(LoraModules, Refusals) {
   EXPECT_THAT(refusal("=/p"), testing::HasSubstr("name"));
   EXPECT_THAT(refusal("a="), testing::HasSubstr("path"));
   EXPECT_THAT(refusal((root_ / "alpha").string()), testing::HasSubstr("NAME="));
+  std::ofstream(root_ / "a.gguf") << "GGUF";
+  EXPECT_THAT(refusal((root_ / "a.gguf").string()), testing::HasSubstr("NAME="));
   EXPECT_THAT(refusal((root_ / "not-an-adapter").string()), testing::HasSubstr("adapter_config.json"));
 }
 

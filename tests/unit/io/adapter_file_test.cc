@@ -292,7 +292,7 @@ TEST_F(AdapterFileTest, PatternsAreTriedInFileOrderWithDotsAsWildcards) {
   EXPECT_EQ(config.rank_of("model.layers.1.mlp.up_proj"), 9);
   EXPECT_EQ(config.rank_of("model.layers.11.mlp.up_proj"), 2);
   EXPECT_EQ(config.rank_of("model.layers.0.self_attn.v_proj"), 2);  // a pattern must match to the end
-  EXPECT_EQ(config.scale_of("model.layers.1.self_attn.q_proj"), 6.0f);
+  EXPECT_EQ(config.scale_of("model.layers.1.self_attn.q_proj", 5), 6.0f);
 }
 
 TEST_F(AdapterFileTest, AnExplosivePatternCostsNothing) {

@@ -46,8 +46,8 @@ TEST_F(Gguf, AKeyThatIsAbsentOrOfAnotherTypeIsNamed) {
 }
 
 TEST_F(Gguf, RefusesOtherFilesAndVersions) {
-  expect_refused("", "neither a model folder nor a GGUF file");
-  expect_refused("PK\x03\x04 something", "neither a model folder nor a GGUF file");
+  expect_refused("", "neither a folder nor a GGUF file");
+  expect_refused("PK\x03\x04 something", "neither a folder nor a GGUF file");
   std::string bytes = small_file().bytes();
   bytes[4] = 1;
   expect_refused(bytes, "version 1", ErrorCode::kUnsupported);
