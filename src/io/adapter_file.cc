@@ -105,15 +105,14 @@ int64_t check_pair(const FoundPair& pair, const LinearModule& module, int64_t co
 }
 
 void check_targets(const TargetModules& targets, const std::map<std::string, ModuleAddress>& addresses,
-                   const std::string& where) {
+                   const ModelConfig& config, const std::string& where) {
   const bool any = std::any_of(addresses.begin(), addresses.end(),
                                [&](const auto& entry) { return targets.matches(entry.first); });
   if (any) return;
-  fail(ErrorCode::kUnsupported,
-       "{}: target_modules {} names no linear layer of this base model; known: q_proj, k_proj, v_proj, "
-       "o_proj, "
-       "gate_proj, up_proj, down_proj",
-       where, targets.text);
+  std::vector<std::string_view> known;
+  for (const LinearModule& module : linear_modules(config)) known.push_back(module.name);
+  fail(ErrorCode::kUnsupported, "{}: target_modules {} names no linear layer of this base model; known: {}",
+       where, targets.text, fmt::join(known, ", "));
 }
 
 fs::path weights_path(const fs::path& folder) {
@@ -139,7 +138,7 @@ void AdapterFile::resolve_pairs(const AdapterConfig& peft) {
   const std::string file = tensors_->file().path().string();
   const auto addresses = module_addresses(config_);
   const auto modules = linear_modules(config_);
-  if (peft.target_modules) check_targets(*peft.target_modules, addresses, folder_.string());
+  if (peft.target_modules) check_targets(*peft.target_modules, addresses, config_, folder_.string());
 
   std::map<std::string, FoundPair> found;  // by module path
   for (const auto& [key, tensor] : tensors_->tensors()) {

@@ -13,7 +13,7 @@ namespace polylora {
 std::string gguf_tensor_name(const TensorSpec& spec);
 
 /// llama.cpp interleaves the two rotary halves of every head in these (see gguf_checkpoint.cc).
-bool is_rotary_interleaved(const TensorSpec& spec);
+bool is_rotary_interleaved(const TensorSpec& spec, const ModelConfig& config);
 
 std::unique_ptr<Checkpoint> open_gguf_checkpoint(const std::filesystem::path& file);
 
