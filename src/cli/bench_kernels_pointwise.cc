@@ -32,9 +32,13 @@ void measure_shape(KernelBench& bench, const LlamaShape& shape, int64_t rows) {
   measure("embed", 2 * d, [&] { ops.embed(y, *embeddings, ids); });
   measure("rmsnorm", 2 * d, [&] { ops.rmsnorm(y, no_sum, x, no_delta, gain.span(), 1e-5f); });
   measure("rmsnorm of a sum", 4 * d, [&] { ops.rmsnorm(y, sum, x, delta, gain.span(), 1e-5f); });
+  measure("rmsnorm of heads", 2 * q_width, [&] {
+    ops.rmsnorm(q, no_sum, q, no_delta, gain.span().first(static_cast<size_t>(shape.head_dim)), 1e-5f);
+  });
   measure("rope", 2 * (q_width + kv_width), [&] { ops.rope(q, k, shape.head_dim, ids, table); });
   measure("glu silu", 3 * f, [&] { ops.glu(activated, gate_up, GluActivation::kSilu); });
   measure("glu gelu_tanh", 3 * f, [&] { ops.glu(activated, gate_up, GluActivation::kGeluTanh); });
+  measure("softcap", 2 * f, [&] { ops.softcap(activated, 30.0f); });
   measure("add", 3 * d, [&] { ops.add(sum, x); });
   measure("gather_rows", 2 * d, [&] { ops.gather_rows(y, x, ids); });
   measure("scale_columns", 2 * d, [&] { ops.scale_columns(y, gain.span()); });

@@ -138,7 +138,8 @@ AdapterMatrix head_tied_to(const AdapterMatrix& embedding) {
 }
 
 /// target_modules must reach something here: else the adapter is another architecture's.
-void check_targets(const AdapterSource& source, const std::map<std::string, ModuleAddress>& addresses) {
+void check_targets(const AdapterSource& source, const std::map<std::string, ModuleAddress>& addresses,
+                   const ModelConfig& model) {
   if (!source.config.target_modules) return;
   const TargetModules& targets = *source.config.target_modules;
   const bool any = std::any_of(source.parts.begin(), source.parts.end(), [&](const AdapterPart& part) {
@@ -147,10 +148,11 @@ void check_targets(const AdapterSource& source, const std::map<std::string, Modu
            targets.matches(part.module_path);
   });
   if (any) return;
+  std::vector<std::string_view> known;
+  for (const LinearModule& module : linear_modules(model)) known.push_back(module.name);
   fail(ErrorCode::kUnsupported,
-       "{}: target_modules {} names no linear layer of this base model; known: q_proj, k_proj, v_proj, "
-       "o_proj, gate_proj, up_proj, down_proj, embed_tokens, lm_head",
-       source.path.string(), targets.text);
+       "{}: target_modules {} names no linear layer of this base model; known: {}, embed_tokens, lm_head",
+       source.path.string(), targets.text, fmt::join(known, ", "));
 }
 
 /// layers_to_transform speaks of LoRA only, not of modules trained whole or of biases.
@@ -194,7 +196,7 @@ void AdapterFile::resolve() {
   const auto modules = linear_modules(model_);
   const AdapterConfig& peft = source_.config;
   if (source_.parts.empty()) fail(ErrorCode::kDataCorrupt, "{}: the adapter holds no LoRA tensors", file);
-  check_targets(source_, addresses);
+  check_targets(source_, addresses, model_);
 
   std::map<std::string, FoundModule> found = find_modules(source_);
   for (auto& [path, module] : found) {

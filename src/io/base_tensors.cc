@@ -65,6 +65,7 @@ void BaseTensors::open_folder() {
 void BaseTensors::open_gguf() {
   gguf_ = Checkpoint::open(path_);
   config_ = Json::parse(gguf_->hf_config().dump());
+  const float norm_offset = parse_model_config(gguf_->hf_config(), path_.string()).norm_offset;
   for_each_tensor(gguf_->config(), [&](const TensorSpec& spec) {
     WeightSource source;
     gguf_->append_rows(spec, source);
@@ -73,6 +74,7 @@ void BaseTensors::open_gguf() {
                       .dtype = source.rows.front().dtype,
                       .rows = static_cast<int64_t>(source.rows.size()),
                       .cols = source.cols,
+                      .offset = is_norm(spec) ? -norm_offset : 0.0f,
                       .scattered = std::move(source.rows)};
     if (spec.cols != 0) tensor.shape.push_back(spec.cols);
     tensors_.push_back(std::move(tensor));

@@ -22,6 +22,7 @@ struct BaseTensor {
   DType dtype = DType::kF32;   // as stored; GGUF block formats included
   int64_t rows = 1;
   int64_t cols = 1;
+  float offset = 0.0f;  // HF's values are the stored ones plus this: Gemma's norms in GGUF are gains
 
   const std::byte* row(int64_t r) const {
     return scattered.empty() ? data + static_cast<size_t>(r) * dtype_row_bytes(dtype, cols)

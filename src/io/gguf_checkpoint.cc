@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "io/gguf.h"
+#include "io/gguf_architectures.h"
 #include "io/gguf_config.h"
 #include "io/gguf_tokenizer.h"
 
@@ -14,18 +15,36 @@ namespace {
 
 using nlohmann::json;
 
-/// HF tensor suffix -> GGUF name, within layer N ("blk.N.").
-constexpr std::pair<std::string_view, std::string_view> kLayerNames[] = {
-    {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"},
-    {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},
-    {"self_attn.v_proj", "attn_v"},   {"self_attn.o_proj", "attn_output"},
-    {"mlp.gate_proj", "ffn_gate"},    {"mlp.up_proj", "ffn_up"},
-    {"mlp.down_proj", "ffn_down"},
+/// Path of a module -> GGUF name, within layer N ("blk.N."). Phi-3's fused gate and up are called ffn_up.
+constexpr std::pair<std::string_view, std::string_view> kModuleNames[] = {
+    {"self_attn.q_proj", "attn_q"},     {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
+    {"self_attn.qkv_proj", "attn_qkv"}, {"self_attn.o_proj", "attn_output"}, {"mlp.gate_proj", "ffn_gate"},
+    {"mlp.up_proj", "ffn_up"},          {"mlp.gate_up_proj", "ffn_up"},      {"mlp.down_proj", "ffn_down"},
 };
 
-/// q_proj and k_proj.
-bool is_rotary(const TensorSpec& spec) {
-  return spec.module == 0 || spec.module == 1;
+std::string_view norm_name(Norm norm) {
+  switch (norm) {
+    case Norm::kInput:
+      return "attn_norm";
+    case Norm::kQuery:
+      return "attn_q_norm";
+    case Norm::kKey:
+      return "attn_k_norm";
+    case Norm::kAttentionOutput:
+      return "post_attention_norm";
+    case Norm::kMlp:
+      return "ffn_norm";
+    case Norm::kMlpOutput:
+      break;
+  }
+  return "post_ffw_norm";
+}
+
+/// Rows of q_proj or k_proj in a file that interleaves them.
+bool is_interleaved(const TensorSpec& spec, const ModelConfig& config) {
+  if (spec.module < 0 || spec.role == TensorSpec::Role::kNorm) return false;
+  const std::string_view name = linear_modules(config)[static_cast<size_t>(spec.module)].name;
+  return gguf_architecture_of(config.model_type).interleaves_heads && (name == "q_proj" || name == "k_proj");
 }
 
 class GgufCheckpoint final : public Checkpoint {
@@ -33,6 +52,7 @@ class GgufCheckpoint final : public Checkpoint {
   explicit GgufCheckpoint(const std::filesystem::path& path) : gguf_(path) {
     hf_config_ = make_gguf_hf_config(gguf_);
     config_ = parse_model_config(hf_config_, path.string());
+    config_.norm_offset = 0.0f;  // llama.cpp's converter adds it
     text_.generation_config = json::object();
     read_gguf_tokenizer(gguf_, config_.vocab_size, text_);
   }
@@ -53,9 +73,10 @@ class GgufCheckpoint final : public Checkpoint {
     const int64_t rows = spec.cols == 0 ? 1 : spec.rows;
     source.cols = spec.cols == 0 ? spec.rows : spec.cols;
     const size_t row_bytes = dtype_row_bytes(tensor.dtype, source.cols);
+    const bool interleaved = is_rotary_interleaved(spec, config_);
     for (int64_t r = 0; r < rows; ++r) {
-      source.rows.push_back(
-          {tensor.data.data() + static_cast<size_t>(stored_row(spec, r)) * row_bytes, tensor.dtype});
+      const auto stored = static_cast<size_t>(interleaved ? interleaved_row(r) : r);
+      source.rows.push_back({tensor.data.data() + stored * row_bytes, tensor.dtype});
     }
   }
 
@@ -72,7 +93,7 @@ class GgufCheckpoint final : public Checkpoint {
       fail(ErrorCode::kDataCorrupt, "{}: tensor {} has shape [{}], the metadata wants [{}]", file, name,
            fmt::join(found->second.shape, ", "), fmt::join(expected, ", "));
     }
-    if (spec.role == TensorSpec::Role::kLinearBias && is_rotary(spec)) {
+    if (spec.role == TensorSpec::Role::kLinearBias && is_interleaved(spec, config_)) {
       fail(ErrorCode::kUnsupported, "{}: biases on q_proj and k_proj of a Llama GGUF are not supported",
            file);
     }
@@ -81,8 +102,7 @@ class GgufCheckpoint final : public Checkpoint {
 
   /// llama.cpp's converter interleaves the two rotary halves of each q and k head (LlamaModel.permute):
   /// stored rows 2i and 2i+1 of a head are HF's rows i and i + E/2.
-  int64_t stored_row(const TensorSpec& spec, int64_t hf_row) const {
-    if (!is_rotary_interleaved(spec)) return hf_row;
+  int64_t interleaved_row(int64_t hf_row) const {
     const int64_t head_dim = config_.head_dim, half = head_dim / 2;
     const int64_t head = hf_row / head_dim, within = hf_row % head_dim;
     return head * head_dim + (within % half) * 2 + within / half;
@@ -105,12 +125,15 @@ std::string gguf_tensor_name(const TensorSpec& spec) {
       return "output_norm.weight";
     case Role::kLmHead:
       return "output.weight";
-    default:
+    case Role::kNorm:
+      return fmt::format("blk.{}.{}.weight", spec.layer, norm_name(static_cast<Norm>(spec.module)));
+    case Role::kLinearWeight:
+    case Role::kLinearBias:
       break;
   }
   const std::string prefix = fmt::format("model.layers.{}.", spec.layer);
   const std::string_view rest = std::string_view(spec.name).substr(prefix.size());
-  for (const auto& [hf, gguf] : kLayerNames) {
+  for (const auto& [hf, gguf] : kModuleNames) {
     if (rest.starts_with(hf) && rest[hf.size()] == '.')
       return fmt::format("blk.{}.{}{}", spec.layer, gguf, rest.substr(hf.size()));
   }
@@ -128,14 +151,14 @@ std::string hf_module_path(std::string_view gguf_module) {
   const std::string_view layer = gguf_module.substr(0, dot);
   if (dot == std::string_view::npos || layer.find_first_not_of("0123456789") != std::string_view::npos)
     return {};
-  for (const auto& [hf, gguf] : kLayerNames) {
+  for (const auto& [hf, gguf] : kModuleNames) {
     if (gguf_module.substr(dot + 1) == gguf) return fmt::format("model.layers.{}.{}", layer, hf);
   }
   return {};
 }
 
-bool is_rotary_interleaved(const TensorSpec& spec) {
-  return spec.role == TensorSpec::Role::kLinearWeight && is_rotary(spec);
+bool is_rotary_interleaved(const TensorSpec& spec, const ModelConfig& config) {
+  return spec.role == TensorSpec::Role::kLinearWeight && is_interleaved(spec, config);
 }
 
 std::unique_ptr<Checkpoint> open_gguf_checkpoint(const std::filesystem::path& file) {

@@ -18,7 +18,7 @@ std::string gguf_tensor_name(const TensorSpec& spec);
 std::string hf_module_path(std::string_view gguf_module);
 
 /// llama.cpp interleaves the two rotary halves of every head in these (see gguf_checkpoint.cc).
-bool is_rotary_interleaved(const TensorSpec& spec);
+bool is_rotary_interleaved(const TensorSpec& spec, const ModelConfig& config);
 
 std::unique_ptr<Checkpoint> open_gguf_checkpoint(const std::filesystem::path& file);
 

@@ -1,13 +1,12 @@
 #include "io/gguf_config.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <cmath>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
+#include "io/gguf_architectures.h"
 #include "model/config.h"
 
 namespace polylora {
@@ -46,11 +45,6 @@ class ArchitectureKeys {
 
 void refuse_unsupported(const GgufFile& gguf, const ArchitectureKeys& keys) {
   const std::string file = gguf.file().path().string();
-  const auto known = known_model_types();
-  if (std::find(known.begin(), known.end(), keys.architecture()) == known.end()) {
-    fail(ErrorCode::kUnsupported, "{}: architecture '{}' is not supported; known: {}", file,
-         keys.architecture(), fmt::join(known, ", "));
-  }
   const int64_t* parts = gguf.find<int64_t>("split.count");
   if (parts != nullptr && *parts > 1) {
     fail(ErrorCode::kUnsupported,
@@ -87,7 +81,11 @@ json eos_ids(const GgufFile& gguf) {
   return ids.size() == 1 ? ids.front() : ids;
 }
 
-std::vector<float> read_floats(const TensorView& tensor, const std::string& where) {
+std::vector<float> read_floats(const GgufFile& gguf, const std::string& name) {
+  const std::string where = gguf.file().path().string() + ": " + name;
+  const auto found = gguf.tensors().find(name);
+  if (found == gguf.tensors().end()) fail(ErrorCode::kDataCorrupt, "{} is missing", where);
+  const TensorView& tensor = found->second;
   if (tensor.dtype != DType::kF32 || tensor.shape.size() != 1)
     fail(ErrorCode::kUnsupported, "{} must be one row of F32", where);
   std::vector<float> values(static_cast<size_t>(tensor.shape.front()));
@@ -99,7 +97,7 @@ std::vector<float> read_floats(const TensorView& tensor, const std::string& wher
 /// are guessed (llama.cpp's converter only ever sees these) and the guess is checked against the divisors.
 json llama3_scaling(const GgufFile& gguf, const ArchitectureKeys& keys, const json& unscaled) {
   const std::string where = gguf.file().path().string() + ": rope_freqs.weight";
-  const std::vector<float> divisors = read_floats(gguf.tensors().at("rope_freqs.weight"), where);
+  const std::vector<float> divisors = read_floats(gguf, "rope_freqs.weight");
   const json scaling = {
       {"rope_type", "llama3"},
       {"factor",
@@ -120,11 +118,25 @@ json llama3_scaling(const GgufFile& gguf, const ArchitectureKeys& keys, const js
   return scaling;
 }
 
+/// Phi-3's. Its attention factor is computed by the converter; older files lack it.
+json longrope_scaling(const GgufFile& gguf, const ArchitectureKeys& keys) {
+  json scaling = {
+      {"rope_type", "longrope"},
+      {"short_factor", read_floats(gguf, "rope_factors_short.weight")},
+      {"long_factor", read_floats(gguf, "rope_factors_long.weight")},
+      {"original_max_position_embeddings", keys.get<int64_t>("rope.scaling.original_context_length")}};
+  if (const double factor = keys.get_or<double>("rope.scaling.attn_factor", 0.0); factor > 0.0)
+    scaling["attention_factor"] = factor;
+  return scaling;
+}
+
 void add_rope_scaling(const GgufFile& gguf, const ArchitectureKeys& keys, json& config) {
   const auto type = keys.get_or<std::string>("rope.scaling.type", "none");
   const auto old_factor = keys.get_or<double>("rope.scale_linear", 1.0);  // before rope.scaling.* existed
   if (gguf.tensors().contains("rope_freqs.weight")) {
     config["rope_scaling"] = llama3_scaling(gguf, keys, config);
+  } else if (gguf.tensors().contains("rope_factors_long.weight")) {
+    config["rope_scaling"] = longrope_scaling(gguf, keys);
   } else if (type != "none") {
     config["rope_scaling"] = {{"rope_type", type}, {"factor", keys.get<double>("rope.scaling.factor")}};
   } else if (old_factor != 1.0) {
@@ -132,15 +144,40 @@ void add_rope_scaling(const GgufFile& gguf, const ArchitectureKeys& keys, json& 
   }
 }
 
+/// llama.cpp has no key for it: its graphs divide by the head size, but for the two 27B models, which are
+/// told by their depth.
+int64_t query_pre_attn_scalar(const ArchitectureKeys& keys, int64_t head_dim) {
+  const auto layers = keys.get<int64_t>("block_count");
+  const bool is_27b =
+      (keys.architecture() == "gemma2" && layers == 46) || (keys.architecture() == "gemma3" && layers == 62);
+  return is_27b ? keys.positive("embedding_length") / keys.positive("attention.head_count") : head_dim;
+}
+
+void add_gemma(const ArchitectureKeys& keys, json& config) {
+  config["hidden_activation"] = "gelu_pytorch_tanh";
+  config["query_pre_attn_scalar"] = query_pre_attn_scalar(keys, config["head_dim"]);
+  if (keys.architecture() == "gemma2") {
+    config["attn_logit_softcapping"] = keys.get_or<double>("attn_logit_softcapping", 50.0);
+    config["final_logit_softcapping"] = keys.get_or<double>("final_logit_softcapping", 30.0);
+    return;
+  }
+  config["sliding_window_pattern"] = keys.get_or<int64_t>("attention.sliding_window_pattern", 6);
+  config["rope_local_base_freq"] = keys.get_or<double>("rope.freq_base_swa", 10000.0);
+}
+
 }  // namespace
 
 json make_gguf_hf_config(const GgufFile& gguf) {
   const ArchitectureKeys keys(gguf);
+  const GgufArchitecture* architecture =
+      &gguf_architecture_named(keys.architecture(), gguf.file().path().string());
   refuse_unsupported(gguf, keys);
+  const auto window = keys.get_or<int64_t>("attention.sliding_window", 0);
+  if (window > 0 && architecture->model_type == "llama") architecture = &gguf_architecture_of("mistral");
   const int64_t heads = keys.positive("attention.head_count");
   json config = {
-      {"architectures", {"LlamaForCausalLM"}},
-      {"model_type", keys.architecture()},
+      {"architectures", {architecture->hf_class}},
+      {"model_type", architecture->model_type},
       {"hidden_size", keys.positive("embedding_length")},
       {"intermediate_size", keys.get<int64_t>("feed_forward_length")},
       {"num_hidden_layers", keys.get<int64_t>("block_count")},
@@ -159,6 +196,11 @@ json make_gguf_hf_config(const GgufFile& gguf) {
       {"eos_token_id", eos_ids(gguf)},
   };
   if (const auto* bos = gguf.find<int64_t>("tokenizer.ggml.bos_token_id")) config["bos_token_id"] = *bos;
+  if (window > 0) config["sliding_window"] = window;
+  if (architecture->name.starts_with("gemma")) {
+    config.erase("hidden_act");
+    add_gemma(keys, config);
+  }
   add_rope_scaling(gguf, keys, config);
   return config;
 }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "io/gguf_architectures.h"
 #include "io/gguf_tokenizer.h"
 #include "io/json_file.h"
 
@@ -152,10 +153,23 @@ void add_vocabulary(const Json& tokenizer, const ModelConfig& config, const Text
                         adds_leading_token(tokenizer.value("post_processor", Json())));
 }
 
+void add_attention_keys(const ModelConfig& config, const std::string& arch, GgufMetadata& metadata) {
+  if (!config.windows.empty()) {
+    const int window = *std::max_element(config.windows.begin(), config.windows.end());
+    metadata.emplace_back(arch + ".attention.sliding_window", number(window));
+  }
+  if (config.attention_softcap > 0.0f)
+    metadata.emplace_back(arch + ".attn_logit_softcapping", config.attention_softcap);
+  if (config.final_logit_softcap > 0.0f)
+    metadata.emplace_back(arch + ".final_logit_softcapping", config.final_logit_softcap);
+  if (config.local_rope_theta > 0.0)
+    metadata.emplace_back(arch + ".rope.freq_base_swa", static_cast<float>(config.local_rope_theta));
+}
+
 }  // namespace
 
 GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& name, DType dtype) {
-  const std::string arch = config.model_type;
+  const std::string arch(gguf_architecture_of(config.model_type).name);
   GgufMetadata metadata = {
       {"general.architecture", arch},
       {"general.type", std::string("model")},
@@ -182,7 +196,12 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
   } else if (scaling.kind == RopeScaling::Kind::kLlama3) {  // beside the tensor rope_freqs.weight
     metadata.emplace_back(arch + ".rope.scaling.original_context_length",
                           number(scaling.original_max_position_embeddings));
+  } else if (scaling.kind == RopeScaling::Kind::kLongRope) {  // beside the tensors rope_factors_*
+    metadata.emplace_back(arch + ".rope.scaling.original_context_length",
+                          number(scaling.original_max_position_embeddings));
+    metadata.emplace_back(arch + ".rope.scaling.attn_factor", static_cast<float>(scaling.attention_factor));
   }
+  add_attention_keys(config, arch, metadata);
   return metadata;
 }
 
@@ -207,14 +226,36 @@ void add_gguf_tokenizer(const ModelConfig& config, const TextAssets& text, const
   add_vocabulary(tokenizer, config, text, where, metadata);
 }
 
-std::vector<float> gguf_rope_divisors(const ModelConfig& config) {
-  if (config.rope_scaling.kind != RopeScaling::Kind::kLlama3) return {};
+std::vector<GgufRopeTensor> gguf_rope_tensors(const ModelConfig& config) {
+  const RopeScaling& scaling = config.rope_scaling;
+  if (scaling.kind == RopeScaling::Kind::kLongRope) {
+    return {{"rope_factors_short.weight", scaling.short_factor},
+            {"rope_factors_long.weight", scaling.long_factor}};
+  }
+  if (scaling.kind != RopeScaling::Kind::kLlama3) return {};
   ModelConfig unscaled = config;
   unscaled.rope_scaling = {};
   std::vector<float> divisors = rope_frequencies(unscaled);
   const std::vector<float> scaled = rope_frequencies(config);
   for (size_t i = 0; i < divisors.size(); ++i) divisors[i] /= scaled[i];
-  return divisors;
+  return {{"rope_freqs.weight", std::move(divisors)}};
+}
+
+std::string gguf_lacks(const ModelConfig& config) {
+  const float scalar = config.query_pre_attn_scalar;
+  const bool is_27b = config.num_layers == (config.model_type == "gemma2" ? 46 : 62);
+  const int assumed = is_27b ? config.hidden_size / config.num_heads : config.head_dim;
+  if (scalar > 0.0f && scalar != static_cast<float>(assumed))
+    return fmt::format("query_pre_attn_scalar {} beside heads of {}", scalar, config.head_dim);
+  const int widest =
+      config.windows.empty() ? 0 : *std::max_element(config.windows.begin(), config.windows.end());
+  for (int layer = 0; widest > 0 && layer < config.num_layers; ++layer) {
+    const bool full = (config.model_type == "gemma2" && layer % 2 == 1) ||
+                      (config.model_type == "gemma3_text" && layer % 6 == 5);
+    const bool has_key = config.model_type != "qwen2" && config.model_type != "qwen3";
+    if (!has_key || (config.window(layer) == 0) != full) return "the pattern of layers with a sliding window";
+  }
+  return {};
 }
 
 }  // namespace polylora

@@ -19,8 +19,17 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
 void add_gguf_tokenizer(const ModelConfig& config, const TextAssets& text, const std::string& where,
                         GgufMetadata& metadata);
 
-/// What llama3 rope scaling divides each frequency by (the tensor rope_freqs.weight, [E/2]); empty for every
-/// other kind of scaling.
-std::vector<float> gguf_rope_divisors(const ModelConfig& config);
+/// What frequencies are divided by, as a tensor of f32 [E/2].
+struct GgufRopeTensor {
+  std::string name;
+  std::vector<float> divisors;
+};
+
+/// rope_freqs.weight for llama3 scaling, rope_factors_short.weight and rope_factors_long.weight for longrope,
+/// none for every other kind.
+std::vector<GgufRopeTensor> gguf_rope_tensors(const ModelConfig& config);
+
+/// What of this model llama.cpp assumes instead of reading it, and assumes otherwise; empty: nothing.
+std::string gguf_lacks(const ModelConfig& config);
 
 }  // namespace polylora

@@ -58,6 +58,14 @@ std::vector<float> read_vector(const Checkpoint& checkpoint, const TensorSpec& s
   return values;
 }
 
+/// transformers rounds the scale to what the model computes in, which is bf16 unless exactness was asked for.
+std::vector<float> embedding_gain(const ModelConfig& config, WeightPolicy policy) {
+  const float exact = config.embedding_scale;
+  if (exact == 1.0f) return {};
+  const float scale = policy == WeightPolicy::kF32 ? exact : bf16_to_f32(f32_to_bf16(exact));
+  return std::vector<float>(static_cast<size_t>(config.hidden_size), scale);
+}
+
 /// Walks the tensor list once: vectors are read on the spot, matrices become jobs; q/k/v and gate/up rows end
 /// up in one job because their modules share a site.
 class ModelPlan {
@@ -92,13 +100,10 @@ class ModelPlan {
       case Role::kLmHead:
         return checkpoint_.append_rows(spec, lm_head_);
       case Role::kFinalNorm:
-        model_.final_norm = read_vector(checkpoint_, spec);
+        model_.final_norm = read_gain(spec);
         return;
-      case Role::kInputNorm:
-        layer(spec).input_norm = read_vector(checkpoint_, spec);
-        return;
-      case Role::kPostAttentionNorm:
-        layer(spec).post_attention_norm = read_vector(checkpoint_, spec);
+      case Role::kNorm:
+        layer(spec).norm(static_cast<Norm>(spec.module)) = read_gain(spec);
         return;
       case Role::kLinearWeight:
         return checkpoint_.append_rows(
@@ -110,6 +115,12 @@ class ModelPlan {
         return;
       }
     }
+  }
+
+  std::vector<float> read_gain(const TensorSpec& spec) const {
+    std::vector<float> gain = read_vector(checkpoint_, spec);
+    for (float& value : gain) value += model_.config.norm_offset;
+    return gain;
   }
 
   Layer& layer(const TensorSpec& spec) { return model_.layers[static_cast<size_t>(spec.layer)]; }
@@ -203,6 +214,7 @@ std::unique_ptr<Model> load_model(const Checkpoint& checkpoint, Backend& backend
                                   const ProgressFn& progress) {
   auto model = std::make_unique<Model>();
   ModelPlan plan(checkpoint, *model);
+  model->embedding_gain = embedding_gain(model->config, policy);
   std::vector<PackJob> jobs = plan.take_jobs(policy);
   model->formats = describe_formats(jobs);
   JobRunner(checkpoint, backend, std::move(jobs), progress).run();

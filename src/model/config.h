@@ -1,6 +1,7 @@
 // What a model is, read from an HF config.json. An architecture is a row of flags, never a file of its own.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <nlohmann/json_fwd.hpp>
 #include <string>
@@ -14,12 +15,15 @@ namespace polylora {
 
 /// How rotary frequencies are stretched beyond the trained context (transformers' modeling_rope_utils.py).
 struct RopeScaling {
-  enum class Kind : uint8_t { kNone, kLinear, kLlama3 };
+  enum class Kind : uint8_t { kNone, kLinear, kLlama3, kLongRope };
   Kind kind = Kind::kNone;
-  double factor = 1.0;
+  double factor = 1.0;                          // linear, llama3
   double low_freq_factor = 1.0;                 // llama3
   double high_freq_factor = 4.0;                // llama3
-  int original_max_position_embeddings = 8192;  // llama3
+  int original_max_position_embeddings = 8192;  // llama3, longrope
+  std::vector<float> short_factor;              // longrope: divisors [E/2] up to the original context
+  std::vector<float> long_factor;               // longrope: … and beyond it
+  double attention_factor = 1.0;                // longrope: on cos and sin
 };
 
 struct ModelConfig {
@@ -35,7 +39,17 @@ struct ModelConfig {
   float rms_norm_eps = 1e-6f;
   double rope_theta = 10000.0;
   RopeScaling rope_scaling;
+  double local_rope_theta = 0.0;       // > 0: of layers with a window, which then are not scaled (Gemma 3)
+  std::vector<int> windows;            // [layer] AttentionParams::window; empty: every layer sees everything
+  float query_pre_attn_scalar = 0.0f;  // > 0: instead of head_dim in attention_scale()
+  float attention_softcap = 0.0f;      // AttentionParams::softcap
+  float final_logit_softcap = 0.0f;    // > 0: logits = softcap * tanh(logits / softcap)
+  float embedding_scale = 1.0f;        // what token embeddings are multiplied with
+  float norm_offset = 0.0f;            // gain = stored weight + this (1 for Gemma's HF checkpoints)
   GluActivation activation = GluActivation::kSilu;
+  bool qk_norm = false;            // a norm on every head of q and k before rope
+  bool output_norms = false;       // a norm on what attention and feed-forward add to the residual stream
+  bool fused_projections = false;  // the checkpoint has qkv_proj and gate_up_proj (Phi-3)
   bool tie_word_embeddings = false;
   bool qkv_bias = false;
   bool o_bias = false;
@@ -44,6 +58,12 @@ struct ModelConfig {
   int bos_token_id = -1;       // -1: none
   std::vector<int> eos_token_ids;
 
+  int window(int layer) const { return windows.empty() ? 0 : windows[static_cast<size_t>(layer)]; }
+  /// AttentionParams::scale.
+  float attention_scale() const {
+    return 1.0f / std::sqrt(query_pre_attn_scalar > 0 ? query_pre_attn_scalar : static_cast<float>(head_dim));
+  }
+  bool has_local_rope(int layer) const { return local_rope_theta > 0.0 && window(layer) > 0; }
   int q_size() const { return num_heads * head_dim; }
   int kv_size() const { return num_kv_heads * head_dim; }
   int qkv_size() const { return q_size() + 2 * kv_size(); }
@@ -61,10 +81,15 @@ std::vector<std::string_view> known_model_types();
 /// left out. `where` names file and key.
 std::vector<int> parse_token_ids(const nlohmann::json& value, std::string_view where);
 
-/// Radians per position of the E/2 rotary pairs, after rope scaling.
-std::vector<float> rope_frequencies(const ModelConfig& config);
+/// Radians per position of the E/2 rotary pairs, after rope scaling, for a context of `positions` tokens.
+///
+/// longrope has two sets of divisors. transformers takes the one that a sequence's present length asks for,
+/// so that the keys of a long sequence's start would have to change while it grows. Here, as in vLLM, the
+/// longest context that is served or trained on decides, once and for all sequences.
+std::vector<float> rope_frequencies(const ModelConfig& config, int positions = 1);
 
-/// cos/sin for positions 0..positions-1, laid out as RopeTable wants: [positions, E].
-std::vector<float> make_rope_table(const ModelConfig& config, int positions);
+/// cos/sin for positions 0..positions-1, laid out as RopeTable wants: [positions, E]. `local`: of the layers
+/// for which has_local_rope.
+std::vector<float> make_rope_table(const ModelConfig& config, int positions, bool local = false);
 
 }  // namespace polylora

@@ -71,13 +71,16 @@ LayerActivations ForwardPass::activations() const {
   const auto rows = [this](const Mat& activation) { return activation.row_range(0, rows_); };
   return {.residual = rows(residual_),
           .attention_in = rows(normed_),
+          .projected = rows(qkv_),
           .qkv = rows(qkv_),
           .attended = rows(attended_),
           .lse = {},
+          .attention_out = rows(delta_),
           .middle = rows(residual_),
           .mlp_in = rows(normed_),
           .gate_up = rows(gate_up_),
           .activated = rows(activated_),
+          .mlp_out = rows(delta_),
           .delta = rows(delta_)};
 }
 
@@ -120,6 +123,7 @@ void ForwardPass::logits(std::span<const int32_t> rows, Mat out) {
     const Mat to = out.row_range(begin, end - begin).columns(0, weight.rows());
     backend_.linear(to, normed.row_range(begin, end - begin), weight, {}, lora_groups_);
   });
+  if (model_.config.final_logit_softcap > 0.0f) backend_.softcap(out, model_.config.final_logit_softcap);
 }
 
 void ForwardPass::embed(const Batch& batch, Mat out) {
@@ -142,6 +146,7 @@ void ForwardPass::embed(const Batch& batch, Mat out) {
                            group.rows_of(out));
     }
   }
+  if (!model_.embedding_gain.empty()) backend_.scale_columns(out, model_.embedding_gain);
 }
 
 /// out += factor · A[:, id]ᵀ·Bᵀ. A token's column of A is a row of an embedding of width r.

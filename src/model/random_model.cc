@@ -38,10 +38,15 @@ std::unique_ptr<Model> make_random_model(const ModelConfig& config, Backend& bac
   if (!config.tie_word_embeddings)
     model->lm_head = random_weight(backend, config.vocab_size, config.hidden_size, format);
   model->final_norm.assign(d, 1.0f);
-  for (int layer = 0; layer < config.num_layers; ++layer) {
-    Layer& out = model->layers.emplace_back();
-    out.input_norm.assign(d, 1.0f);
-    out.post_attention_norm.assign(d, 1.0f);
+  model->layers.resize(static_cast<size_t>(config.num_layers));
+  if (config.embedding_scale != 1.0f) model->embedding_gain.assign(d, config.embedding_scale);
+  for_each_tensor(config, [&](const TensorSpec& spec) {
+    if (spec.role != TensorSpec::Role::kNorm) return;
+    model->layers[static_cast<size_t>(spec.layer)]
+        .norm(static_cast<Norm>(spec.module))
+        .assign(static_cast<size_t>(spec.rows), 1.0f);
+  });
+  for (Layer& out : model->layers) {
     for (const LinearModule& module : linear_modules(config)) {
       Linear& linear = out.at(module.site);
       if (linear.weight) continue;

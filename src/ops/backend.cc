@@ -84,9 +84,10 @@ void Backend::embed(Mat y, const Weight& w, std::span<const int32_t> ids) {
 
 void Backend::rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain, float eps) {
   check(has_shape(x, x.rows, x.cols) && has_shape(y, x.rows, x.cols), "rmsnorm: x and y are [T,D]");
-  check(static_cast<int64_t>(gain.size()) == x.cols, "rmsnorm: gain is [D]");
+  check(!gain.empty() && x.cols % static_cast<int64_t>(gain.size()) == 0, "rmsnorm: gain is [D]");
   check((delta.data == nullptr) == (sum.data == nullptr) || x.rows == 0, "rmsnorm: sum goes with delta");
   if (delta.data != nullptr) {
+    check(static_cast<int64_t>(gain.size()) == x.cols, "rmsnorm: a sum is [T,D]");
     check(has_shape(delta, x.rows, x.cols) && has_shape(sum, x.rows, x.cols),
           "rmsnorm: delta and sum are [T,D]");
   }
@@ -136,6 +137,11 @@ void Backend::glu(Mat y, ConstMat gate_up, GluActivation activation) {
   check(has_shape(gate_up, y.rows, 2 * y.cols) && has_shape(y, y.rows, y.cols),
         "glu: y is [T,F], gate_up [T,2F]");
   do_glu(y, gate_up, activation);
+}
+
+void Backend::softcap(Mat y, float cap) {
+  check(has_shape(y, y.rows, y.cols) && cap > 0.0f, "softcap: y is [T,N], cap is positive");
+  do_softcap(y, cap);
 }
 
 void Backend::add(Mat y, ConstMat x) {

@@ -82,7 +82,8 @@ class Backend {
   void embed(Mat y, const Weight& w, std::span<const int32_t> ids);
 
   /// sum = x + delta (when delta.data; written to sum, which may alias x); y = sum * rsqrt(mean(sum²)+eps) *
-  /// gain. x, delta, sum, y: [T,D]; gain: [D]. Without delta, sum must be empty.
+  /// gain. x, delta, sum, y: [T,D]; gain: [D]; y may be x. Without delta, sum must be empty, and x and y may
+  /// be [T,n*D]: then each D-wide part of a row (a head) is normalised by itself.
   void rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain, float eps);
 
   /// y[T,N] = x[T,K] · wᵀ (+ bias[N] unless empty), then lora_delta(y, x, groups): the same result, but a
@@ -113,6 +114,9 @@ class Backend {
   /// y[T,F] = act(gate_up[T,0:F]) * gate_up[T,F:2F].
   void glu(Mat y, ConstMat gate_up, GluActivation activation);
 
+  /// y[T,N] = cap * tanh(y / cap), cap > 0.
+  void softcap(Mat y, float cap);
+
   /// y[T,D] += x[T,D].
   void add(Mat y, ConstMat x);
 
@@ -139,6 +143,7 @@ class Backend {
   virtual void do_attention(Mat o, Mat lse, ConstMat q, const KvCache& cache, int layer,
                             std::span<const SequenceSpan> spans, const AttentionParams& params) = 0;
   virtual void do_glu(Mat y, ConstMat gate_up, GluActivation activation) = 0;
+  virtual void do_softcap(Mat y, float cap) = 0;
   virtual void do_add(Mat y, ConstMat x) = 0;
   virtual void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) = 0;
   virtual void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) = 0;

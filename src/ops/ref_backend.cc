@@ -259,17 +259,21 @@ class RefBackend final : public TrainingBackend {
 
   void do_rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain,
                   float eps) override {
-    std::vector<float> row(static_cast<size_t>(x.cols));
+    const auto width = static_cast<int64_t>(gain.size());
+    std::vector<float> row(gain.size());
     for (int64_t t = 0; t < x.rows; ++t) {
-      for (int64_t d = 0; d < x.cols; ++d) {
-        row[static_cast<size_t>(d)] = x.row(t)[d] + (delta.data != nullptr ? delta.row(t)[d] : 0.0f);
-      }
-      const double mean_square = dot(row.data(), row.data(), x.cols) / static_cast<double>(x.cols);
-      const double inverse = 1.0 / std::sqrt(mean_square + double{eps});
-      for (int64_t d = 0; d < x.cols; ++d) {
-        const auto i = static_cast<size_t>(d);
-        if (sum.data != nullptr) sum.row(t)[d] = row[i];
-        y.row(t)[d] = static_cast<float>(row[i] * inverse * gain[i]);
+      for (int64_t begin = 0; begin < x.cols; begin += width) {
+        for (int64_t d = 0; d < width; ++d) {
+          const float added = delta.data != nullptr ? delta.row(t)[begin + d] : 0.0f;
+          row[static_cast<size_t>(d)] = x.row(t)[begin + d] + added;
+        }
+        const double mean_square = dot(row.data(), row.data(), width) / static_cast<double>(width);
+        const double inverse = 1.0 / std::sqrt(mean_square + double{eps});
+        for (int64_t d = 0; d < width; ++d) {
+          const auto i = static_cast<size_t>(d);
+          if (sum.data != nullptr) sum.row(t)[begin + d] = row[i];
+          y.row(t)[begin + d] = static_cast<float>(row[i] * inverse * gain[i]);
+        }
       }
     }
   }
@@ -356,6 +360,13 @@ class RefBackend final : public TrainingBackend {
     }
   }
 
+  void do_softcap(Mat y, float cap) override {
+    for (int64_t t = 0; t < y.rows; ++t) {
+      for (int64_t n = 0; n < y.cols; ++n)
+        y.row(t)[n] = static_cast<float>(double{cap} * std::tanh(double{y.row(t)[n]} / double{cap}));
+    }
+  }
+
   void do_add(Mat y, ConstMat x) override {
     for (int64_t t = 0; t < y.rows; ++t) {
       for (int64_t d = 0; d < y.cols; ++d) y.row(t)[d] += x.row(t)[d];
@@ -398,7 +409,11 @@ class RefBackend final : public TrainingBackend {
   }
 
   void do_rmsnorm_backward(Mat dx, ConstMat dy, ConstMat x, std::span<const float> gain, float eps) override {
-    ref::rmsnorm_backward(dx, dy, x, gain, eps);
+    const auto width = static_cast<int64_t>(gain.size());
+    for (int64_t begin = 0; begin < x.cols; begin += width) {
+      ref::rmsnorm_backward(dx.columns(begin, width), dy.columns(begin, width), x.columns(begin, width), gain,
+                            eps);
+    }
   }
 
   void do_rope_backward(Mat dq, Mat dk, int head_dim, std::span<const int32_t> positions,
@@ -424,6 +439,15 @@ class RefBackend final : public TrainingBackend {
 
   void do_glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluActivation activation) override {
     ref::glu_backward(dgate_up, dy, gate_up, activation);
+  }
+
+  void do_softcap_backward(Mat dy, ConstMat y, float cap) override {
+    for (int64_t t = 0; t < y.rows; ++t) {
+      for (int64_t n = 0; n < y.cols; ++n) {
+        const double tanh = double{y.row(t)[n]} / double{cap};
+        dy.row(t)[n] = static_cast<float>(double{dy.row(t)[n]} * (1.0 - tanh * tanh));
+      }
+    }
   }
 
   void do_cross_entropy(std::span<float> loss, Mat logits, std::span<const int32_t> targets,

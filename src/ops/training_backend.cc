@@ -32,7 +32,7 @@ void TrainingBackend::rmsnorm_backward(Mat dx, ConstMat dy, ConstMat x, std::spa
                                        float eps) {
   check(has_shape(dx, x.rows, x.cols) && has_shape(dy, x.rows, x.cols) && has_shape(x, x.rows, x.cols),
         "rmsnorm_backward: dx, dy and x are [T,D]");
-  check(static_cast<int64_t>(gain.size()) == x.cols, "rmsnorm_backward: gain is [D]");
+  check(!gain.empty() && x.cols % static_cast<int64_t>(gain.size()) == 0, "rmsnorm_backward: gain is [D]");
   do_rmsnorm_backward(dx, dy, x, gain, eps);
 }
 
@@ -69,6 +69,11 @@ void TrainingBackend::glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, 
             has_shape(dgate_up, dy.rows, 2 * dy.cols),
         "glu_backward: dy is [T,F], gate_up and dgate_up [T,2F]");
   do_glu_backward(dgate_up, dy, gate_up, activation);
+}
+
+void TrainingBackend::softcap_backward(Mat dy, ConstMat y, float cap) {
+  check(has_shape(dy, y.rows, y.cols) && cap > 0.0f, "softcap_backward: dy and y are [T,N], cap is positive");
+  do_softcap_backward(dy, y, cap);
 }
 
 void TrainingBackend::cross_entropy(std::span<float> loss, Mat logits, std::span<const int32_t> targets,

@@ -58,7 +58,7 @@ class TrainingBackend : public Backend {
   /// dx, x: [T,K]; dy: [T,N].
   void lora_backward(Mat dx, ConstMat dy, ConstMat x, std::span<const LoraGradient> pairs, DType dtype);
 
-  /// dx[T,D] += the gradient of y = rmsnorm(x) * gain.
+  /// dx[T,D] += the gradient of y = rmsnorm(x) * gain; [T,n*D] as in rmsnorm.
   void rmsnorm_backward(Mat dx, ConstMat dy, ConstMat x, std::span<const float> gain, float eps);
 
   /// Backward of rope, in place: the rotation by the negative angle.
@@ -73,6 +73,9 @@ class TrainingBackend : public Backend {
 
   /// dgate_up[T,2F] = gradient of glu; may alias gate_up.
   void glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluActivation activation);
+
+  /// dy[T,N] *= 1 - (y / cap)²: the gradient of softcap, of which y is the result.
+  void softcap_backward(Mat dy, ConstMat y, float cap);
 
   /// loss[m] = -log softmax(logits[m])[targets[m]]; then logits[m] = weights[m] * d loss[m] / d logits[m].
   /// All targets are in [0, V).
@@ -124,6 +127,7 @@ class TrainingBackend : public Backend {
                                      std::span<const SequenceSpan> spans, const AttentionParams& params,
                                      DType dtype) = 0;
   virtual void do_glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluActivation activation) = 0;
+  virtual void do_softcap_backward(Mat dy, ConstMat y, float cap) = 0;
   virtual void do_cross_entropy(std::span<float> loss, Mat logits, std::span<const int32_t> targets,
                                 std::span<const float> weights) = 0;
   virtual void do_scatter_rows(Mat y, ConstMat x, std::span<const int32_t> rows) = 0;

@@ -75,16 +75,19 @@ class CpuBackend final : public TrainingBackend {
 
   void do_rmsnorm(Mat y, Mat sum, ConstMat x, ConstMat delta, std::span<const float> gain,
                   float eps) override {
+    const auto width = static_cast<int64_t>(gain.size());
     for_rows(x.rows, x.cols, [&](int64_t t) {
-      kernels_.rmsnorm({
-          .y = y.row(t),
-          .sum = sum.data != nullptr ? sum.row(t) : nullptr,
-          .x = x.row(t),
-          .delta = delta.data != nullptr ? delta.row(t) : nullptr,
-          .gain = gain.data(),
-          .width = x.cols,
-          .eps = eps,
-      });
+      for (int64_t begin = 0; begin < x.cols; begin += width) {
+        kernels_.rmsnorm({
+            .y = y.row(t) + begin,
+            .sum = sum.data != nullptr ? sum.row(t) : nullptr,
+            .x = x.row(t) + begin,
+            .delta = delta.data != nullptr ? delta.row(t) : nullptr,
+            .gain = gain.data(),
+            .width = width,
+            .eps = eps,
+        });
+      }
     });
   }
 
@@ -136,6 +139,15 @@ class CpuBackend final : public TrainingBackend {
     });
   }
 
+  void do_softcap(Mat y, float cap) override {
+    constexpr int64_t kColumns = 4096;  // one row of logits should use every thread
+    const int64_t runs = ceil_div(y.cols, kColumns);
+    for_each(y.rows * runs, y.rows * y.cols, [&](int64_t item) {
+      const int64_t begin = item % runs * kColumns;
+      kernels_.softcap(y.row(item / runs) + begin, std::min(kColumns, y.cols - begin), cap);
+    });
+  }
+
   void do_add(Mat y, ConstMat x) override {
     for_rows(y.rows, y.cols, [&](int64_t t) { kernels_.add(y.row(t), x.row(t), y.cols); });
   }
@@ -170,6 +182,7 @@ class CpuBackend final : public TrainingBackend {
   void do_glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluActivation activation) override {
     training_.glu_backward(dgate_up, dy, gate_up, activation);
   }
+  void do_softcap_backward(Mat dy, ConstMat y, float cap) override { training_.softcap_backward(dy, y, cap); }
   void do_cross_entropy(std::span<float> loss, Mat logits, std::span<const int32_t> targets,
                         std::span<const float> weights) override {
     training_.cross_entropy(loss, logits, targets, weights);

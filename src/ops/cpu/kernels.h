@@ -191,6 +191,7 @@ struct Kernels {
 
   void (*rmsnorm)(const RmsnormArgs& args);
   void (*add)(float* y, const float* x, int64_t n);                           // y += x
+  void (*softcap)(float* y, int64_t n, float cap);                            // y = cap * tanh(y / cap)
   void (*silu_mul)(float* y, const float* gate, const float* up, int64_t n);  // y = silu(gate) * up
   void (*gelu_tanh_mul)(float* y, const float* gate, const float* up, int64_t n);
   void (*rope)(float* head, const float* cosine, const float* sine, int64_t half);

@@ -533,6 +533,11 @@ void add_to(float* y, const float* x, int64_t n) {
   }
 }
 
+void softcap(float* y, int64_t n, float cap) {
+  for (int64_t i = 0; i < n; i += kLanes)
+    put_lanes(y + i, mul(tanh(div(lanes_of(y + i, n - i), splat(cap))), splat(cap)), n - i);
+}
+
 void silu_mul(float* y, const float* gate, const float* up, int64_t n) {
   for (int64_t i = 0; i < n; i += kLanes) {
     const Vec g = lanes_of(gate + i, n - i);
@@ -603,6 +608,7 @@ constexpr Kernels kKernels = {
     .attention_backward_bf16 = attention_backward<Bf16>,
     .rmsnorm = rmsnorm,
     .add = add_to,
+    .softcap = softcap,
     .silu_mul = silu_mul,
     .gelu_tanh_mul = gelu_tanh_mul,
     .rope = rope,

@@ -71,6 +71,7 @@ struct TrainingKernels {
                         int64_t n);
   void (*gelu_tanh_backward)(float* dgate, float* dup, const float* dy, const float* gate, const float* up,
                              int64_t n);
+  void (*softcap_backward)(float* dy, const float* y, int64_t n, float cap);  // dy *= 1 - (y / cap)²
   /// x = weight * softmax(x); *largest and *total are the row's maximum and Σ exp(x - maximum).
   void (*softmax)(float* x, int64_t n, float weight, float* largest, float* total);
   void (*scale_by)(float* y, const float* gain, int64_t n);  // y *= gain

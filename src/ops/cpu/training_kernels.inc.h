@@ -253,6 +253,14 @@ void glu_backward(float* dgate, float* dup, const float* dy, const float* gate, 
   }
 }
 
+void softcap_backward(float* dy, const float* y, int64_t n, float cap) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const Vec t = div(lanes_of(y + i, n - i), splat(cap));
+    const Vec slope = sub(splat(1.0f), mul(t, t));
+    put_lanes(dy + i, mul(lanes_of(dy + i, n - i), slope), n - i);
+  }
+}
+
 /// Two sweeps. The first leaves exp(x - the maximum so far) in x, block by block, so that the second only has
 /// to multiply each block with what its maximum lacked.
 class Softmax {
@@ -392,6 +400,7 @@ constexpr TrainingKernels kTrainingKernels = {
     .rope_backward = rope_backward,
     .silu_backward = glu_backward<Silu>,
     .gelu_tanh_backward = glu_backward<GeluTanh>,
+    .softcap_backward = softcap_backward,
     .softmax = softmax,
     .scale_by = scale_by,
     .column_dots = column_dots,

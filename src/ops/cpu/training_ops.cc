@@ -59,8 +59,12 @@ void TrainingOps::for_columns(int64_t cols, int64_t elements, Body body) {
 }
 
 void TrainingOps::rmsnorm_backward(Mat dx, ConstMat dy, ConstMat x, std::span<const float> gain, float eps) {
+  const auto width = static_cast<int64_t>(gain.size());
   for_each(x.rows, x.rows * x.cols, [&](int64_t t) {
-    training_.rmsnorm_backward(dx.row(t), dy.row(t), x.row(t), gain.data(), x.cols, eps);
+    for (int64_t begin = 0; begin < x.cols; begin += width) {
+      training_.rmsnorm_backward(dx.row(t) + begin, dy.row(t) + begin, x.row(t) + begin, gain.data(), width,
+                                 eps);
+    }
   });
 }
 
@@ -85,6 +89,11 @@ void TrainingOps::glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluA
     float* dgate = dgate_up.row(t);
     kernel(dgate, dgate + width, dy.row(t), gate, gate + width, width);
   });
+}
+
+void TrainingOps::softcap_backward(Mat dy, ConstMat y, float cap) {
+  for_each(y.rows, y.rows * y.cols,
+           [&](int64_t m) { training_.softcap_backward(dy.row(m), y.row(m), y.cols, cap); });
 }
 
 void TrainingOps::cross_entropy(std::span<float> loss, Mat logits, std::span<const int32_t> targets,

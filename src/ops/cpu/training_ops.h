@@ -19,6 +19,7 @@ class TrainingOps {
   void rmsnorm_backward(Mat dx, ConstMat dy, ConstMat x, std::span<const float> gain, float eps);
   void rope_backward(Mat dq, Mat dk, int head_dim, std::span<const int32_t> positions, RopeTable table);
   void glu_backward(Mat dgate_up, ConstMat dy, ConstMat gate_up, GluActivation activation);
+  void softcap_backward(Mat dy, ConstMat y, float cap);
   void cross_entropy(std::span<float> loss, Mat logits, std::span<const int32_t> targets,
                      std::span<const float> weights);
   void scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift);

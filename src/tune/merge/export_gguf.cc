@@ -3,6 +3,7 @@
 
 #include "base/error.h"
 #include "io/checkpoint.h"
+#include "io/gguf_architectures.h"
 #include "io/gguf_checkpoint.h"
 #include "io/gguf_metadata.h"
 #include "tune/merge/export_format.h"
@@ -13,31 +14,37 @@ namespace {
 
 namespace fs = std::filesystem;
 
-BaseTensor rope_tensor(const std::vector<float>& divisors) {
-  return {.name = "rope_freqs.weight",
-          .shape = {static_cast<int64_t>(divisors.size())},
+BaseTensor rope_tensor(const GgufRopeTensor& rope) {
+  const auto size = static_cast<int64_t>(rope.divisors.size());
+  return {.name = rope.name,
+          .shape = {size},
           .dtype = DType::kF32,
-          .cols = static_cast<int64_t>(divisors.size()),
-          .data = reinterpret_cast<const std::byte*>(divisors.data()),
+          .cols = size,
+          .data = reinterpret_cast<const std::byte*>(rope.divisors.data()),
           .scattered = {}};
 }
 
-/// Vectors stay f32, as llama.cpp wants them.
+/// Vectors stay f32, as llama.cpp wants them, and norms are the gains themselves.
 OutputTensor output_tensor(const ExportJob& job, const TensorSpec& spec, const BaseTensor& source,
-                           int head_dim) {
+                           const ModelConfig& config) {
   const DType dtype = spec.cols == 0 ? DType::kF32 : job.write_dtype;
   return {.info = {gguf_tensor_name(spec), dtype, source.shape},
           .source = &source,
           .edits = job.plan.edits(spec.name),
-          .rotary_pairs_of = is_rotary_interleaved(spec) ? head_dim : 0};
+          .rotary_pairs_of = is_rotary_interleaved(spec, config) ? config.head_dim : 0,
+          .added = is_norm(spec) ? config.norm_offset : 0.0f};
 }
 
 void refuse_unwritable(const ModelConfig& config, const std::string& where) {
-  if (!config.qkv_bias) return;
-  fail(ErrorCode::kUnsupported,
-       "{}: biases on q_proj and k_proj are not written to GGUF; export safetensors and convert the folder "
-       "with llama.cpp",
-       where);
+  const bool interleaved = gguf_architecture_of(config.model_type).interleaves_heads;
+  if (config.qkv_bias && interleaved) {
+    fail(ErrorCode::kUnsupported,
+         "{}: biases on q_proj and k_proj are not written to GGUF; export safetensors and convert the folder "
+         "with llama.cpp",
+         where);
+  }
+  if (const std::string what = gguf_lacks(config); !what.empty())
+    fail(ErrorCode::kUnsupported, "{}: {} has no GGUF form; export safetensors", where, what);
 }
 
 std::vector<OutputTensor> list_outputs(const ExportJob& job, const ModelConfig& config) {
@@ -50,7 +57,7 @@ std::vector<OutputTensor> list_outputs(const ExportJob& job, const ModelConfig& 
     if (source == nullptr) {
       fail(ErrorCode::kDataCorrupt, "{}: tensor {} is missing", job.base.path().string(), spec.name);
     }
-    outputs.push_back(output_tensor(job, spec, *source, config.head_dim));
+    outputs.push_back(output_tensor(job, spec, *source, config));
   });
   return outputs;
 }
@@ -59,18 +66,20 @@ std::vector<OutputTensor> list_outputs(const ExportJob& job, const ModelConfig& 
 
 ExportReport export_gguf(const ExportJob& job) {
   const auto checkpoint = Checkpoint::open(job.base.path());
-  const ModelConfig& config = checkpoint->config();
   const std::string where = job.base.path().string();
+  ModelConfig config = checkpoint->config();
+  config.norm_offset = parse_model_config(checkpoint->hf_config(), where).norm_offset;  // as job.base has them
   refuse_unwritable(config, where);
   GgufMetadata metadata =
       gguf_model_metadata(config, job.config.export_dir.filename().string(), job.write_dtype);
   add_gguf_tokenizer(config, checkpoint->text(), where + ": tokenizer.json", metadata);
 
   std::vector<OutputTensor> outputs = list_outputs(job, config);
-  const std::vector<float> divisors = gguf_rope_divisors(config);
-  const BaseTensor rope = rope_tensor(divisors);
-  if (!divisors.empty())
-    outputs.push_back({.info = {rope.name, DType::kF32, rope.shape}, .source = &rope, .edits = {}});
+  const std::vector<GgufRopeTensor> rope = gguf_rope_tensors(config);
+  std::vector<BaseTensor> rope_sources;
+  for (const GgufRopeTensor& tensor : rope) rope_sources.push_back(rope_tensor(tensor));
+  for (const BaseTensor& source : rope_sources)
+    outputs.push_back({.info = {source.name, DType::kF32, source.shape}, .source = &source, .edits = {}});
 
   const fs::path path = job.config.export_dir / "model.gguf";
   ExportReport report{.tensors = outputs.size(),

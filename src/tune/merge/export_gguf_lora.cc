@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "io/checkpoint.h"
+#include "io/gguf_architectures.h"
 #include "io/gguf_checkpoint.h"
 #include "io/gguf_writer.h"
 #include "tune/merge/export_format.h"
@@ -78,14 +79,14 @@ std::vector<float> interleaved(const std::vector<float>& values, int64_t rank, i
 
 /// B as llama.cpp reads it: it multiplies with alpha/R, so what rsLoRA and alpha_pattern say beyond that goes
 /// into the values.
-std::vector<float> stored_b(const Target& target, float alpha, int64_t head_dim) {
+std::vector<float> stored_b(const Target& target, float alpha, const ModelConfig& config) {
   const PeftModule& module = *target.module;
   std::vector<float> b = values_of(*module.b);
   const float assumed = alpha / static_cast<float>(module.rank);
   if (module.scale != assumed) {
     for (float& value : b) value *= module.scale / assumed;
   }
-  return is_rotary_interleaved(target.spec) ? interleaved(b, module.rank, head_dim) : b;
+  return is_rotary_interleaved(target.spec, config) ? interleaved(b, module.rank, config.head_dim) : b;
 }
 
 std::vector<TensorInfo> list_tensors(const std::vector<Target>& targets) {
@@ -121,20 +122,21 @@ ExportReport export_gguf_lora(const ExportJob& job) {
   ExportReport report{.tensors = infos.size(), .merged = 0, .dtype = "F32", .files = {path}, .notices = {}};
   for (const TensorInfo& info : infos) report.bytes += info.bytes();
   check_space(job.config.export_dir, report.bytes);
-  const auto writer = open_gguf_writer(path,
-                                       {{"general.architecture", config.model_type},
-                                        {"general.type", std::string("adapter")},
-                                        {"general.name", adapter.path().filename().string()},
-                                        {"general.file_type", uint32_t{0}},
-                                        {"adapter.type", std::string("lora")},
-                                        {"adapter.lora.alpha", alpha}},
-                                       infos);
+  const auto writer =
+      open_gguf_writer(path,
+                       {{"general.architecture", std::string(gguf_architecture_of(config.model_type).name)},
+                        {"general.type", std::string("adapter")},
+                        {"general.name", adapter.path().filename().string()},
+                        {"general.file_type", uint32_t{0}},
+                        {"adapter.type", std::string("lora")},
+                        {"adapter.lora.alpha", alpha}},
+                       infos);
   for (size_t i = 0; i < targets.size(); ++i) {
     const PeftModule& module = *targets[i].module;
     const std::vector<float> a = values_of(*module.a);
     const auto written_a = module.is_embedding ? transposed(a, module.rank) : a;
     writer->write(2 * i, 0, std::as_bytes(std::span(written_a)));
-    const auto written_b = stored_b(targets[i], alpha, config.head_dim);
+    const auto written_b = stored_b(targets[i], alpha, config);
     writer->write(2 * i + 1, 0, std::as_bytes(std::span(written_b)));
   }
   writer->commit();

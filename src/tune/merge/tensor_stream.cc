@@ -38,8 +38,8 @@ std::vector<Block> cut_into_blocks(std::span<const OutputTensor> outputs) {
 
 /// Stored bytes can be written as they are.
 bool is_copy(const OutputTensor& output) {
-  return output.edits.empty() && output.rotary_pairs_of == 0 && output.source->scattered.empty() &&
-         output.source->dtype == output.info.dtype;
+  return output.edits.empty() && output.rotary_pairs_of == 0 && output.offset() == 0.0f &&
+         output.source->scattered.empty() && output.source->dtype == output.info.dtype;
 }
 
 /// The row of the source that is written as row `row`.
@@ -95,6 +95,9 @@ class BlockWriter {
     for (int64_t r = 0; r < block.rows; ++r) rows_.push_back(source_row(output, block.row_begin + r));
     values_.resize(static_cast<size_t>(block.rows * cols));
     merger_.merge(*output.source, output.edits, rows_, Mat(values_.data(), block.rows, cols));
+    if (const float shift = output.offset(); shift != 0.0f) {
+      for (float& value : values_) value += shift;
+    }
     if (output.info.dtype == DType::kF16) check_range(values_, output);
     bytes_.resize(size);
     narrow(values_, output.info.dtype, bytes_.data());

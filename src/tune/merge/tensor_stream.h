@@ -15,10 +15,13 @@ namespace polylora {
 
 /// One tensor to write.
 struct OutputTensor {
+  float offset() const { return source->offset + added; }  // to the stored values
+
   TensorInfo info;  // shape as the source's; a dtype that is not float is the source's own
   const BaseTensor* source = nullptr;
   std::span<const TensorEdit> edits = {};
   int rotary_pairs_of = 0;  // > 0: heads of this size, rows in llama.cpp's order (0, E/2, 1, E/2 + 1, …)
+  float added = 0.0f;       // to HF's values
   TensorWriter* writer = nullptr;
   size_t index = 0;  // in the writer
 };

@@ -23,6 +23,10 @@ int64_t widest_input(const ModelConfig& config) {
   return std::max<int64_t>({config.intermediate_size, config.q_size(), config.hidden_size});
 }
 
+void copy_rows(Mat to, ConstMat from) {
+  for (int64_t r = 0; r < from.rows; ++r) std::copy_n(from.row(r), from.cols, to.row(r));
+}
+
 void fill_zero(Mat mat) {
   for (int64_t r = 0; r < mat.rows; ++r) std::fill_n(mat.row(r), mat.cols, 0.0f);
 }
@@ -59,6 +63,10 @@ void TrainingPass::allocate() {
   const int64_t t = options_.max_rows, d = config.hidden_size, f = config.intermediate_size;
   const auto add_kept = [&](Kept& kept) {
     arena_.add(kept.qkv, t, config.qkv_size());
+    if (config.qk_norm) arena_.add(kept.projected, t, config.qkv_size());
+    if (config.output_norms) {
+      for (Mat* mat : {&kept.attention_out, &kept.mlp_out}) arena_.add(*mat, t, d);
+    }
     arena_.add(kept.attended, t, config.q_size());
     arena_.add(kept.lse, t, config.num_heads);
     arena_.add(kept.middle, t, d);
@@ -72,11 +80,14 @@ void TrainingPass::allocate() {
   const int64_t chunk = head_rows(config);
   for (Mat* mat : {&head_rows_, &head_normed_, &d_head_}) arena_.add(*mat, chunk, d);
   arena_.add(logits_, chunk, config.vocab_size);
+  if (config.final_logit_softcap > 0.0f) arena_.add(capped_, chunk, config.vocab_size);
   if (trained_ != nullptr) {
     for (Mat* mat : {&d_residual_, &d_in_}) arena_.add(*mat, t, d);
     arena_.add(d_attended_, t, config.q_size());
     arena_.add(d_qkv_, t, config.qkv_size());
     arena_.add(d_activated_, t, f);
+    if (config.qk_norm) arena_.add(d_projected_, t, config.qkv_size());
+    if (config.output_norms) arena_.add(d_output_, t, d);
     if (options_.dropout > 0.0) {
       for (Mat* mat : {&dropped_, &d_dropped_}) arena_.add(*mat, t, widest_input(config));
     }
@@ -92,10 +103,11 @@ TrainingPass::MemoryNeed TrainingPass::memory_need(const ModelConfig& config,
   const auto t = static_cast<size_t>(options.max_rows), d = static_cast<size_t>(config.hidden_size);
   const auto f = static_cast<size_t>(config.intermediate_size), q = static_cast<size_t>(config.q_size());
   const auto qkv = static_cast<size_t>(config.qkv_size()), layers = static_cast<size_t>(config.num_layers);
-  const size_t kept = qkv + q + static_cast<size_t>(config.num_heads) + d + 2 * f;
-  const size_t shared = layers * d + 4 * d + f + 2 * d + q + qkv + f;
-  const size_t head =
-      static_cast<size_t>(head_rows(config)) * (3 * d + static_cast<size_t>(config.vocab_size));
+  const size_t projected = config.qk_norm ? qkv : 0, outputs = config.output_norms ? d : 0;
+  const size_t kept = qkv + projected + q + static_cast<size_t>(config.num_heads) + d + 2 * outputs + 2 * f;
+  const size_t shared = layers * d + 4 * d + f + 2 * d + q + qkv + projected + outputs + f;
+  const size_t logits = (config.final_logit_softcap > 0.0f ? 2 : 1) * static_cast<size_t>(config.vocab_size);
+  const size_t head = static_cast<size_t>(head_rows(config)) * (3 * d + logits);
   const auto element = static_cast<size_t>(dtype_block_bytes(options.dtype));
   return {.fixed = (t * (shared + kept) + head) * sizeof(float),
           .per_kept_layer = t * kept * sizeof(float),
@@ -113,15 +125,19 @@ void TrainingPass::set_full_matrices(const Weight* embedding, const Weight* lm_h
 
 LayerActivations TrainingPass::activations(int layer) const {
   const Kept& kept = is_kept(layer) ? kept_[static_cast<size_t>(layer - first_kept_)] : scratch_;
+  const bool output_norms = model_.config.output_norms;
   return {.residual = rows(residuals_[static_cast<size_t>(layer)]),
           .attention_in = rows(attention_in_),
+          .projected = rows(model_.config.qk_norm ? kept.projected : kept.qkv),
           .qkv = rows(kept.qkv),
           .attended = rows(kept.attended),
           .lse = rows(kept.lse),
+          .attention_out = rows(output_norms ? kept.attention_out : delta_),
           .middle = rows(kept.middle),
           .mlp_in = rows(mlp_in_),
           .gate_up = rows(kept.gate_up),
           .activated = rows(activated_),
+          .mlp_out = rows(output_norms ? kept.mlp_out : delta_),
           .delta = rows(delta_)};
 }
 
@@ -153,6 +169,7 @@ void TrainingPass::forward(MicroBatch& micro, const Adapter* adapter, Mode mode)
 void TrainingPass::embed(const MicroBatch& micro, Mode mode) {
   const Mat out = rows(residuals_.front());
   backend_.embed(out, embedding(), micro.batch.token_ids);
+  if (!model_.embedding_gain.empty()) backend_.scale_columns(out, model_.embedding_gain);
   if (mode != Mode::kForBackward || options_.neftune_noise_alpha <= 0.0) return;
   std::vector<float> scale;
   for (const int32_t length : micro.row_lengths) {
@@ -185,6 +202,7 @@ void TrainingPass::for_head_chunks(const MicroBatch& micro, Body body) {
     backend_.rmsnorm(normed, Mat(), gathered, ConstMat(), model_.final_norm, model_.config.rms_norm_eps);
     const Mat logits = logits_.row_range(0, count);
     backend_.linear(logits, normed, lm_head(), {});
+    if (model_.config.final_logit_softcap > 0.0f) backend_.softcap(logits, model_.config.final_logit_softcap);
     body(static_cast<size_t>(first), static_cast<size_t>(count), logits);
   }
 }
@@ -211,17 +229,22 @@ void TrainingPass::backward(const MicroBatch& micro, std::span<const float> weig
   const Parameter* trained_embedding = trained_->full_matrix("embed_tokens");
   const int lowest = trained_embedding != nullptr ? 0 : trained_->first_layer();
   for (int layer = model_.config.num_layers - 1; layer >= lowest; --layer) layer_backward(layer, micro);
-  if (trained_embedding != nullptr)
-    backend_.embed_backward(trained_->gradient(*trained_embedding), rows(d_residual_), micro.batch.token_ids);
+  if (trained_embedding == nullptr) return;
+  if (!model_.embedding_gain.empty()) backend_.scale_columns(rows(d_residual_), model_.embedding_gain);
+  backend_.embed_backward(trained_->gradient(*trained_embedding), rows(d_residual_), micro.batch.token_ids);
 }
 
 void TrainingPass::head_backward(const MicroBatch& micro, std::span<const float> weights,
                                  std::span<float> loss) {
   const Parameter* trained_head = trained_->full_matrix("lm_head");
+  const float softcap = model_.config.final_logit_softcap;
   for_head_chunks(micro, [&](size_t first, size_t count, Mat logits) {
+    const auto chunk = static_cast<int64_t>(count);
+    const Mat capped = softcap > 0.0f ? capped_.row_range(0, chunk) : Mat();
+    if (softcap > 0.0f) copy_rows(capped, logits);
     backend_.cross_entropy(loss.subspan(first, count), logits, std::span(micro.targets).subspan(first, count),
                            weights.subspan(first, count));
-    const auto chunk = static_cast<int64_t>(count);
+    if (softcap > 0.0f) backend_.softcap_backward(logits, capped, softcap);
     const Mat gathered = head_rows_.row_range(0, chunk), normed = head_normed_.row_range(0, chunk);
     if (trained_head != nullptr)
       backend_.linear_dw(trained_->gradient(*trained_head), logits, normed, options_.dtype);
@@ -236,13 +259,17 @@ void TrainingPass::head_backward(const MicroBatch& micro, std::span<const float>
 /// Brings back what the layer left behind. For a kept layer that is the pointwise part only.
 void TrainingPass::restore(int layer, const MicroBatch& micro, const LayerActivations& acts) {
   if (!is_kept(layer)) {
-    layers_.run_until_activated(layer, micro.batch, *cache_, 0, acts.residual, ConstMat(), acts);
+    if (model_.config.output_norms) {  // whose backward reads what the down projection gave
+      layers_.run(layer, micro.batch, *cache_, 0, acts.residual, ConstMat(), acts);
+    } else {
+      layers_.run_until_activated(layer, micro.batch, *cache_, 0, acts.residual, ConstMat(), acts);
+    }
     return;
   }
   const Layer& weights = model_.layers[static_cast<size_t>(layer)];
   const float eps = model_.config.rms_norm_eps;
-  backend_.rmsnorm(acts.attention_in, Mat(), acts.residual, ConstMat(), weights.input_norm, eps);
-  backend_.rmsnorm(acts.mlp_in, Mat(), acts.middle, ConstMat(), weights.post_attention_norm, eps);
+  backend_.rmsnorm(acts.attention_in, Mat(), acts.residual, ConstMat(), weights.norm(Norm::kInput), eps);
+  backend_.rmsnorm(acts.mlp_in, Mat(), acts.middle, ConstMat(), weights.norm(Norm::kMlp), eps);
   backend_.glu(acts.activated, acts.gate_up, model_.config.activation);
 }
 
@@ -257,29 +284,57 @@ void TrainingPass::layer_backward(int layer, const MicroBatch& micro) {
 void TrainingPass::mlp_backward(int layer, const MicroBatch& micro, const LayerActivations& acts) {
   const Mat d_activated = rows(d_activated_), d_in = rows(d_in_);
   const Mat d_gate_up = acts.gate_up;  // in place: nothing reads gate_up after glu_backward
-  project_backward(d_activated, rows(d_residual_), acts.activated, layer, Site::kDown, micro);
+  const Mat d_out = output_gradient(layer, Norm::kMlpOutput, acts.mlp_out);
+  project_backward(d_activated, d_out, acts.activated, layer, Site::kDown, micro);
   backend_.glu_backward(d_gate_up, d_activated, acts.gate_up, model_.config.activation);
   project_backward(d_in, d_gate_up, acts.mlp_in, layer, Site::kGateUp, micro);
   backend_.rmsnorm_backward(rows(d_residual_), d_in, acts.middle,
-                            model_.layers[static_cast<size_t>(layer)].post_attention_norm,
+                            model_.layers[static_cast<size_t>(layer)].norm(Norm::kMlp),
                             model_.config.rms_norm_eps);
 }
 
 void TrainingPass::attention_backward(int layer, const MicroBatch& micro, const LayerActivations& acts) {
   const ModelConfig& config = model_.config;
   const Mat d_attended = rows(d_attended_), d_in = rows(d_in_);
-  project_backward(d_attended, rows(d_residual_), acts.attended, layer, Site::kO, micro);
+  const Mat d_out = output_gradient(layer, Norm::kAttentionOutput, acts.attention_out);
+  project_backward(d_attended, d_out, acts.attended, layer, Site::kO, micro);
   const QkvViews d = split_qkv(rows(d_qkv_), config), x = split_qkv(acts.qkv, config);
-  backend_.attention_backward(d.q, d.k, d.v, d_attended, acts.attended, acts.lse, x.q, x.k, x.v,
-                              config.head_dim, micro.batch.sequences, layers_.attention_params(),
-                              options_.dtype);
-  backend_.rope_backward(d.q, d.k, config.head_dim, micro.batch.positions, layers_.rope());
+  backend_.attention_backward(d.q, d.k, d.v, d_attended, acts.attended, acts.lse, x.q, x.k,
+                              split_qkv(acts.projected, config).v, config.head_dim, micro.batch.sequences,
+                              layers_.attention_params(layer), options_.dtype);
+  backend_.rope_backward(d.q, d.k, config.head_dim, micro.batch.positions, layers_.rope(layer));
+  if (config.qk_norm) heads_backward(layer, acts);
+  const Mat d_projected = rows(config.qk_norm ? d_projected_ : d_qkv_);
   // Nothing below the lowest adapted layer asks for a gradient.
   const bool ends_here = layer == trained_->first_layer() && trained_->full_matrix("embed_tokens") == nullptr;
-  project_backward(ends_here ? Mat() : d_in, rows(d_qkv_), acts.attention_in, layer, Site::kQkv, micro);
+  project_backward(ends_here ? Mat() : d_in, d_projected, acts.attention_in, layer, Site::kQkv, micro);
   if (ends_here) return;
   backend_.rmsnorm_backward(rows(d_residual_), d_in, acts.residual,
-                            model_.layers[static_cast<size_t>(layer)].input_norm, config.rms_norm_eps);
+                            model_.layers[static_cast<size_t>(layer)].norm(Norm::kInput),
+                            config.rms_norm_eps);
+}
+
+/// The gradient of `out`, which was added to the residual stream, through its norm if it has one.
+Mat TrainingPass::output_gradient(int layer, Norm norm, ConstMat out) {
+  const std::vector<float>& gain = model_.layers[static_cast<size_t>(layer)].norm(norm);
+  if (gain.empty()) return rows(d_residual_);
+  const Mat d_out = rows(d_output_);
+  fill_zero(d_out);
+  backend_.rmsnorm_backward(d_out, rows(d_residual_), out, gain, model_.config.rms_norm_eps);
+  return d_out;
+}
+
+/// d_qkv_ to d_projected_, through the norms of q and k.
+void TrainingPass::heads_backward(int layer, const LayerActivations& acts) {
+  const ModelConfig& config = model_.config;
+  const Layer& weights = model_.layers[static_cast<size_t>(layer)];
+  const QkvViews from = split_qkv(rows(d_qkv_), config), to = split_qkv(rows(d_projected_), config);
+  const QkvViews x = split_qkv(acts.projected, config);
+  fill_zero(to.q);
+  fill_zero(to.k);
+  copy_rows(to.v, from.v);
+  backend_.rmsnorm_backward(to.q, from.q, x.q, weights.norm(Norm::kQuery), config.rms_norm_eps);
+  backend_.rmsnorm_backward(to.k, from.k, x.k, weights.norm(Norm::kKey), config.rms_norm_eps);
 }
 
 /// Backward of LayerForward::project: dx = the gradient of its input (not formed when dx is empty), the
@@ -289,7 +344,7 @@ void TrainingPass::project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site 
   const auto pairs = trained_->gradients_at(layer, site);
   if (!pairs.empty() && adapter_ != nullptr && !adapter_->gain(layer, site).empty()) {
     const Mat scaled = rows(d_gained_).columns(0, dy.cols);
-    for (int64_t t = 0; t < dy.rows; ++t) std::copy_n(dy.row(t), dy.cols, scaled.row(t));
+    copy_rows(scaled, dy);
     gain_backward(scaled, x, layer, site, micro);
     dy = scaled;
   }

@@ -75,6 +75,8 @@ class TrainingPass {
   void layer_backward(int layer, const MicroBatch& micro);
   void mlp_backward(int layer, const MicroBatch& micro, const LayerActivations& acts);
   void attention_backward(int layer, const MicroBatch& micro, const LayerActivations& acts);
+  Mat output_gradient(int layer, Norm norm, ConstMat out);
+  void heads_backward(int layer, const LayerActivations& acts);
   void project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro);
   void gain_backward(Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro);
   const Weight& embedding() const { return embedding_ != nullptr ? *embedding_ : *model_.embedding; }
@@ -95,7 +97,7 @@ class TrainingPass {
 
   /// What backward reads and cannot cheaply make again.
   struct Kept {
-    Mat qkv, attended, lse, middle, gate_up;
+    Mat projected, qkv, attended, lse, attention_out, middle, gate_up, mlp_out;
   };
   MatArena arena_;
   std::vector<Mat> residuals_;  // [layer][T,D]
@@ -103,9 +105,11 @@ class TrainingPass {
   Kept scratch_;                // of all others, one at a time
   Mat attention_in_, mlp_in_, activated_, delta_, final_;
   Mat d_residual_, d_in_, d_attended_, d_qkv_, d_activated_;  // gradients
+  Mat d_projected_, d_output_;                                // … before the norms of heads and of outputs
   Mat dropped_, d_dropped_;                                   // LoRA's input under dropout
   Mat gained_, d_gained_;                                     // a projection's output under DoRA
   Mat head_rows_, head_normed_, d_head_, logits_;             // one chunk of targets
+  Mat capped_;                                                // their logits, which cross_entropy overwrites
 };
 
 }  // namespace polylora

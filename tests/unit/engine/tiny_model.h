@@ -67,7 +67,7 @@ inline Model tiny_model(Backend& backend) {
   model.final_norm.assign(static_cast<size_t>(config.hidden_size), 1.0f);
   for (int layer = 0; layer < config.num_layers; ++layer) {
     Layer& one = model.layers.emplace_back();
-    one.input_norm = one.post_attention_norm = model.final_norm;
+    one.norm(Norm::kInput) = one.norm(Norm::kMlp) = model.final_norm;
     one.at(Site::kQkv).weight = weight(config.qkv_size(), config.hidden_size);
     one.at(Site::kO).weight = weight(config.hidden_size, config.q_size());
     one.at(Site::kGateUp).weight = weight(2 * config.intermediate_size, config.hidden_size);

@@ -1,4 +1,6 @@
 // An HF checkpoint of tests/data rewritten as llama.cpp's converter would must read back as the same weights.
+#include <fmt/ranges.h>
+
 #include <cstring>
 
 #include "io/checkpoint.h"
@@ -11,6 +13,7 @@ using namespace testing_files;
 namespace fs = std::filesystem;
 
 const fs::path kModels = fs::path(POLYLORA_TEST_DATA) / "models";
+const fs::path kShared = fs::path(POLYLORA_TEST_DATA) / "../../../shared/golden/models";  // may be absent
 
 std::vector<float> floats_of(const Checkpoint& checkpoint, const TensorSpec& spec) {
   WeightSource source;
@@ -37,14 +40,26 @@ std::vector<float> permute(const std::vector<float>& w, size_t heads, size_t row
   return out;
 }
 
-std::string gguf_name(std::string name) {
+std::string gguf_name(std::string name, bool output_norms) {
   const std::pair<std::string, std::string> parts[] = {
-      {"model.layers.", "blk."},        {"model.embed_tokens", "token_embd"},
-      {"model.norm", "output_norm"},    {"lm_head", "output"},
-      {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"},
-      {"self_attn.q_proj", "attn_q"},   {"self_attn.k_proj", "attn_k"},
-      {"self_attn.v_proj", "attn_v"},   {"self_attn.o_proj", "attn_output"},
-      {"mlp.gate_proj", "ffn_gate"},    {"mlp.up_proj", "ffn_up"},
+      {"model.layers.", "blk."},
+      {"model.embed_tokens", "token_embd"},
+      {"model.norm", "output_norm"},
+      {"lm_head", "output"},
+      {"input_layernorm", "attn_norm"},
+      {"post_attention_layernorm", output_norms ? "post_attention_norm" : "ffn_norm"},
+      {"pre_feedforward_layernorm", "ffn_norm"},
+      {"post_feedforward_layernorm", "post_ffw_norm"},
+      {"self_attn.q_norm", "attn_q_norm"},
+      {"self_attn.k_norm", "attn_k_norm"},
+      {"self_attn.q_proj", "attn_q"},
+      {"self_attn.k_proj", "attn_k"},
+      {"self_attn.v_proj", "attn_v"},
+      {"self_attn.qkv_proj", "attn_qkv"},
+      {"self_attn.o_proj", "attn_output"},
+      {"mlp.gate_proj", "ffn_gate"},
+      {"mlp.gate_up_proj", "ffn_up"},
+      {"mlp.up_proj", "ffn_up"},
       {"mlp.down_proj", "ffn_down"}};
   for (const auto& [hf, gguf] : parts) {
     if (const size_t at = name.find(hf); at != std::string::npos) name.replace(at, hf.size(), gguf);
@@ -52,36 +67,50 @@ std::string gguf_name(std::string name) {
   return name;
 }
 
+std::string gguf_architecture(const std::string& model_type) {
+  return model_type == "mistral" ? "llama" : model_type == "gemma3_text" ? "gemma3" : model_type;
+}
+
 void add_metadata(const ModelConfig& config, GgufBuilder& builder) {
-  const auto u32 = [&](const char* key, int value) { builder.u32(key, static_cast<uint32_t>(value)); };
-  builder.text("general.architecture", "llama");
-  u32("llama.block_count", config.num_layers);
-  u32("llama.context_length", config.max_position_embeddings);
-  u32("llama.embedding_length", config.hidden_size);
-  u32("llama.feed_forward_length", config.intermediate_size);
-  u32("llama.attention.head_count", config.num_heads);
-  u32("llama.attention.head_count_kv", config.num_kv_heads);
-  u32("llama.attention.key_length", config.head_dim);
-  builder.f32("llama.attention.layer_norm_rms_epsilon", config.rms_norm_eps);
-  builder.f32("llama.rope.freq_base", static_cast<float>(config.rope_theta));
+  const std::string arch = gguf_architecture(config.model_type);
+  const auto u32 = [&](const char* key, int value) { builder.u32(arch + key, static_cast<uint32_t>(value)); };
+  builder.text("general.architecture", arch);
+  u32(".block_count", config.num_layers);
+  u32(".context_length", config.max_position_embeddings);
+  u32(".embedding_length", config.hidden_size);
+  u32(".feed_forward_length", config.intermediate_size);
+  u32(".attention.head_count", config.num_heads);
+  u32(".attention.head_count_kv", config.num_kv_heads);
+  u32(".attention.key_length", config.head_dim);
+  builder.f32(arch + ".attention.layer_norm_rms_epsilon", config.rms_norm_eps);
+  builder.f32(arch + ".rope.freq_base", static_cast<float>(config.rope_theta));
+  if (!config.windows.empty()) u32(".attention.sliding_window", config.windows.front());
+  if (config.attention_softcap > 0) {
+    builder.f32(arch + ".attn_logit_softcapping", config.attention_softcap);
+    builder.f32(arch + ".final_logit_softcapping", config.final_logit_softcap);
+  }
   builder.u32("tokenizer.ggml.bos_token_id", 1);
   builder.u32("tokenizer.ggml.eos_token_id", 2);
 }
 
 GgufBuilder convert(const Checkpoint& hf) {
   const ModelConfig& config = hf.config();
+  const bool interleaves = gguf_architecture(config.model_type) == "llama";
   GgufBuilder builder;
   add_metadata(config, builder);
   for_each_tensor(config, [&](const TensorSpec& spec) {
     std::vector<float> values = floats_of(hf, spec);
-    if (spec.role == TensorSpec::Role::kLinearWeight && spec.module < 2) {
+    if (is_norm(spec)) {
+      for (float& value : values) value += config.norm_offset;
+    }
+    if (interleaves && spec.role == TensorSpec::Role::kLinearWeight && spec.module < 2) {
       const int heads = spec.module == 0 ? config.num_heads : config.num_kv_heads;
       values = permute(values, static_cast<size_t>(heads), static_cast<size_t>(spec.rows),
                        static_cast<size_t>(spec.cols));
     }
     auto shape =
         spec.cols == 0 ? std::vector<int64_t>{spec.rows} : std::vector<int64_t>{spec.rows, spec.cols};
-    builder.tensor(gguf_name(spec.name), std::move(shape), values);
+    builder.tensor(gguf_name(spec.name, config.output_norms), std::move(shape), values);
   });
   return builder;
 }
@@ -111,6 +140,47 @@ TEST_F(GgufCheckpoint, GivesTheTensorsOfTheHfModelItWasMadeFrom) {
       EXPECT_EQ(floats_of(*gguf, spec), floats_of(*hf, spec)) << spec.name;
     });
   }
+}
+
+/// What the forward reads of a config.
+std::string computed_facts(const ModelConfig& c) {
+  return fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", c.model_type, fmt::join(c.windows, ","),
+                     c.attention_softcap, c.final_logit_softcap, c.embedding_scale, c.qk_norm, c.output_norms,
+                     c.fused_projections, c.qkv_bias, c.rope_theta, c.local_rope_theta,
+                     static_cast<int>(c.activation));
+}
+
+TEST_F(GgufCheckpoint, GivesTheTensorsOfEveryArchitecture) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "no golden models at " << kShared;
+  for (const char* name : {"qwen2_sharded", "qwen3", "mistral_swa", "gemma2", "gemma3_text", "phi3"}) {
+    SCOPED_TRACE(name);
+    const auto hf = Checkpoint::open(kShared / name);
+    GgufBuilder builder = convert(*hf);
+    if (hf->config().local_rope_theta > 0) {
+      builder.u32("gemma3.attention.sliding_window_pattern", 3);
+      builder.text("gemma3.rope.scaling.type", "linear").f32("gemma3.rope.scaling.factor", 8.0f);
+    }
+    const auto gguf = open(builder);
+    EXPECT_EQ(computed_facts(gguf->config()), computed_facts(hf->config()));
+    for_each_tensor(hf->config(), [&](const TensorSpec& spec) {
+      std::vector<float> expected = floats_of(*hf, spec);
+      for (float& value : expected) value += is_norm(spec) ? hf->config().norm_offset : 0.0f;
+      EXPECT_EQ(floats_of(*gguf, spec), expected) << spec.name;
+    });
+    EXPECT_EQ(gguf->config().norm_offset, 0.0f);
+  }
+}
+
+TEST_F(GgufCheckpoint, ReadsLongrope) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "no golden models at " << kShared;
+  const auto hf = Checkpoint::open(kShared / "phi3_longrope");
+  const RopeScaling& scaling = hf->config().rope_scaling;
+  const auto gguf = open(convert(*hf)
+                             .u32("phi3.rope.scaling.original_context_length", 32)
+                             .tensor("rope_factors_short.weight", {8}, scaling.short_factor)
+                             .tensor("rope_factors_long.weight", {8}, scaling.long_factor));
+  for (const int positions : {32, 33})
+    EXPECT_EQ(make_rope_table(gguf->config(), positions), make_rope_table(hf->config(), positions));
 }
 
 TEST_F(GgufCheckpoint, AnOutputMatrixMeansUntiedEmbeddings) {

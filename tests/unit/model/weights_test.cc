@@ -54,6 +54,33 @@ TEST(ForEachTensor, NamesEveryTensorOnce) {
   EXPECT_TRUE(names.contains("model.layers.1.post_attention_layernorm.weight"));
 }
 
+TEST(LinearModules, TileTheirFusedLinearsWhenStoredFusedToo) {
+  ModelConfig config = small_config();
+  config.fused_projections = true;
+  const auto modules = linear_modules(config);
+  ASSERT_EQ(modules.size(), 4u);
+  EXPECT_EQ(module_path(1, modules[0]), "model.layers.1.self_attn.qkv_proj");
+  for (const LinearModule& module : modules) {
+    EXPECT_EQ(module.n_begin, 0);
+    EXPECT_EQ(module.n_count, site_rows(config, module.site));
+  }
+}
+
+TEST(ForEachTensor, NamesTheNormsOfAnArchitecture) {
+  ModelConfig config = small_config();
+  config.qk_norm = config.output_norms = true;
+  int heads = 0, outputs = 0;
+  for (const TensorSpec& spec : list_tensors(config)) {
+    if (!is_norm(spec)) continue;
+    const bool of_head = spec.name.ends_with("q_norm.weight") || spec.name.ends_with("k_norm.weight");
+    EXPECT_EQ(spec.rows, of_head ? config.head_dim : config.hidden_size) << spec.name;
+    heads += of_head ? 1 : 0;
+    outputs += spec.name.find("feedforward") != std::string::npos ? 1 : 0;
+  }
+  EXPECT_EQ(heads, 2 * config.num_layers);
+  EXPECT_EQ(outputs, 2 * config.num_layers);
+}
+
 TEST(ForEachTensor, FollowsTheFlags) {
   ModelConfig config = small_config();
   config.tie_word_embeddings = config.qkv_bias = config.o_bias = config.mlp_bias = true;

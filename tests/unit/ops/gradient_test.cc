@@ -148,6 +148,30 @@ TEST_F(Gradient, Rmsnorm) {
   expect_gradient(forward, x, c, minus_before(dx), "rmsnorm");
 }
 
+TEST_F(Gradient, RmsnormOfHeads) {
+  const Matrix x = Matrix::random(3, 15, 1), gain = Matrix::random(1, 5, 2), c = Matrix::random(3, 15, 3);
+  const auto forward = [&](const Matrix& input) {
+    Matrix y(3, 15);
+    ref_->rmsnorm(y, {}, input, {}, gain.values(), 0.1f);
+    return y;
+  };
+  Matrix dx(3, 15, kBefore);
+  ref_->rmsnorm_backward(dx, c, x, gain.values(), 0.1f);
+  expect_gradient(forward, x, c, minus_before(dx), "rmsnorm of heads");
+}
+
+TEST_F(Gradient, Softcap) {
+  const Matrix x = Matrix::random(3, 13, 1, 4.0f), c = Matrix::random(3, 13, 3);
+  const auto forward = [&](const Matrix& input) {
+    Matrix y = input;
+    ref_->softcap(y, 2.5f);
+    return y;
+  };
+  Matrix dx = c;
+  ref_->softcap_backward(dx, forward(x), 2.5f);
+  expect_gradient(forward, x, c, dx, "softcap");
+}
+
 TEST_F(Gradient, Rope) {
   constexpr int kHead = 6;
   Matrix table(20, kHead);

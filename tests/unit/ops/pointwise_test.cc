@@ -26,6 +26,42 @@ TEST(Pointwise, Rmsnorm) {
   }
 }
 
+TEST(Pointwise, RmsnormOfHeadsInPlace) {
+  for (const int64_t head_dim : {1, 15, 16, 17, 64, 128}) {
+    const Matrix gain = Matrix::random(1, head_dim, 3);
+    const auto run = [&](Backend& b) {
+      Matrix y = Matrix::random(7, 3 * head_dim, 1);
+      b.rmsnorm(y, {}, y, {}, gain.values(), 1e-5f);
+      return y;
+    };
+    compare_all(run, 1e-5, "rmsnorm of heads of " + std::to_string(head_dim));
+    const auto backend = make_backend({.name = "ref"});
+    const Matrix all = run(*backend);
+    const Matrix whole = Matrix::random(7, 3 * head_dim, 1);
+    for (int64_t head = 0; head < 3; ++head) {  // each as if it were alone
+      Matrix one(7, head_dim);
+      backend->rmsnorm(one, {}, ConstMat(whole).columns(head * head_dim, head_dim), {}, gain.values(), 1e-5f);
+      for (int64_t t = 0; t < 7; ++t) {
+        for (int64_t e = 0; e < head_dim; ++e)
+          EXPECT_EQ(ConstMat(one).row(t)[e], ConstMat(all).row(t)[head * head_dim + e]);
+      }
+    }
+  }
+}
+
+TEST(Pointwise, Softcap) {
+  for (const int64_t n : {1, 15, 16, 17, 384, 9000}) {
+    for (const float scale : {0.01f, 10.0f, 1000.0f}) {
+      const auto run = [&](Backend& b) {
+        Matrix y = Matrix::random(5, n, 11, scale);
+        b.softcap(y, 30.0f);
+        return y;
+      };
+      compare_all(run, 1e-6, "softcap " + std::to_string(n));
+    }
+  }
+}
+
 TEST(Pointwise, Rope) {
   for (const int head_dim : {2, 6, 12, 16, 32, 64, 96, 128}) {
     const Matrix table = Matrix::random(50, head_dim, 4);

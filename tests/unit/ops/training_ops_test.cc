@@ -193,6 +193,31 @@ TEST(TrainingOps, RmsnormBackward) {
   }
 }
 
+TEST(TrainingOps, RmsnormBackwardOfHeads) {
+  for (const int64_t head_dim : {1, 15, 16, 17, 64, 128}) {
+    const Strided dy(9, 3 * head_dim, 1), x(9, 3 * head_dim, 2);
+    const Matrix gain = Matrix::random(1, head_dim, 3);
+    const auto run = [&](TrainingBackend& b) {
+      Strided dx(9, 3 * head_dim, 4);
+      b.rmsnorm_backward(dx.view(), dy.view(), x.view(), gain.values(), 1e-5f);
+      return dx.all();
+    };
+    compare_all(run, 1e-5, shape_name("rmsnorm_backward of heads", head_dim, 0));
+  }
+}
+
+TEST(TrainingOps, SoftcapBackward) {
+  for (const int64_t n : kWidths) {
+    const Strided y(9, n, 2, 8.0f);
+    const auto run = [&](TrainingBackend& b) {
+      Strided dy(9, n, 1);
+      b.softcap_backward(dy.view(), y.view(), 8.5f);
+      return dy.all();
+    };
+    compare_all(run, 1e-6, shape_name("softcap_backward", n, 0));
+  }
+}
+
 TEST(TrainingOps, RopeBackward) {
   for (const int head_dim : {2, 6, 12, 32, 64, 96}) {
     const Matrix table = Matrix::random(50, head_dim, 4);

@@ -1,5 +1,5 @@
-// A tiny Llama with random f32 weights and random examples, and one training step over it, for tests of what
-// the golden references do not cover.
+// A tiny model, a Llama unless told otherwise, with random f32 weights and random examples, and one training
+// step over it, for tests of what the golden references do not cover.
 #pragma once
 
 #include <cmath>
@@ -36,10 +36,10 @@ inline std::vector<float> random_values(int64_t count, uint64_t stream, float sc
   return values;
 }
 
-inline Model tiny_model(Backend& backend, WeightFormat format = WeightFormat::kF32) {
+inline Model tiny_model(Backend& backend, WeightFormat format = WeightFormat::kF32,
+                        const ModelConfig& config = tiny_config()) {
   Model model;
-  model.config = tiny_config();
-  const ModelConfig& config = model.config;
+  model.config = config;
   uint64_t stream = 0;
   const auto pack = [&](int64_t rows, int64_t cols, float scale) {
     const std::vector<float> values = random_values(rows * cols, ++stream, scale);
@@ -47,13 +47,15 @@ inline Model tiny_model(Backend& backend, WeightFormat format = WeightFormat::kF
     for (int64_t r = 0; r < rows; ++r) source.rows.push_back({values.data() + r * cols, DType::kF32});
     return backend.pack_weight(source, format);
   };
-  const auto norm = [&] {
-    std::vector<float> gain = random_values(config.hidden_size, ++stream, 0.2f);
+  const auto gain_of = [&](int64_t width) {
+    std::vector<float> gain = random_values(width, ++stream, 0.2f);
     for (float& g : gain) g += 1.0f;
     return gain;
   };
   model.embedding = pack(config.vocab_size, config.hidden_size, 1.0f);
-  model.final_norm = norm();
+  model.final_norm = gain_of(config.hidden_size);
+  if (config.embedding_scale != 1.0f)
+    model.embedding_gain.assign(static_cast<size_t>(config.hidden_size), config.embedding_scale);
   for (int layer = 0; layer < config.num_layers; ++layer) {
     Layer& out = model.layers.emplace_back();
     for (const Site site : {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown}) {
@@ -62,9 +64,11 @@ inline Model tiny_model(Backend& backend, WeightFormat format = WeightFormat::kF
                                                : config.hidden_size;
       out.at(site).weight = pack(site_rows(config, site), cols, 0.3f);
     }
-    out.input_norm = norm();
-    out.post_attention_norm = norm();
   }
+  for_each_tensor(config, [&](const TensorSpec& spec) {
+    if (spec.role != TensorSpec::Role::kNorm) return;
+    model.layers[static_cast<size_t>(spec.layer)].norm(static_cast<Norm>(spec.module)) = gain_of(spec.rows);
+  });
   return model;
 }
 
@@ -99,9 +103,10 @@ inline void randomize(const TrainableAdapter& trained) {
 /// Everything a run has, put together in memory.
 struct TinyTraining {
   TinyTraining(const char* backend_name, int threads, const LoraSettings& settings,
-               TrainingPassOptions options, WeightFormat format = WeightFormat::kF32)
+               TrainingPassOptions options, WeightFormat format = WeightFormat::kF32,
+               const ModelConfig& config = tiny_config())
       : backend(make_training_backend({.name = backend_name, .threads = threads})),
-        model(tiny_model(*backend, format)),
+        model(tiny_model(*backend, format, config)),
         trained(model.config, settings) {
     options.max_rows = 128;
     options.max_positions = 64;

@@ -6,6 +6,7 @@
 
 #include <cstring>
 #include <functional>
+#include <nlohmann/json.hpp>
 #include <numeric>
 
 #include "model/dora.h"
@@ -111,6 +112,75 @@ TEST(TrainingPassGradients, RsLoraOnSomeModules) {
   EXPECT_EQ(t.trained.pairs().size(), 3u);
   const auto examples = random_examples(3, 7);
   check_objective(t, *make_next_token_objective(examples, 128));
+}
+
+/// tiny_config with what sets an architecture apart, as its config.json says it.
+ModelConfig tiny_architecture(const std::string& model_type) {
+  nlohmann::json config = {{"model_type", model_type},
+                           {"hidden_size", 32},
+                           {"intermediate_size", 64},
+                           {"num_hidden_layers", 3},
+                           {"num_attention_heads", 4},
+                           {"num_key_value_heads", 2},
+                           {"head_dim", 16},
+                           {"vocab_size", 61},
+                           {"max_position_embeddings", 64},
+                           {"sliding_window", 5},
+                           {"use_sliding_window", true},
+                           {"max_window_layers", 1},
+                           {"sliding_window_pattern", 2},
+                           {"query_pre_attn_scalar", 24},
+                           {"tie_word_embeddings", true},
+                           {"attn_logit_softcapping", 5.0},
+                           {"final_logit_softcapping", 8.0}};
+  if (model_type == "phi3") {
+    config["original_max_position_embeddings"] = 32;
+    config["rope_scaling"] = {{"type", "longrope"},
+                              {"short_factor", {1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5}},
+                              {"long_factor", {1.0, 1.4, 2.0, 3.0, 4.5, 6.0, 7.0, 8.0}}};
+  }
+  return parse_model_config(config, "config.json");
+}
+
+/// Finite differences at the start, then 20 steps that keep agreeing with them, and a loss that falls.
+TEST(TrainingPassGradients, EveryArchitecture) {
+  for (const std::string_view model_type : known_model_types()) {
+    SCOPED_TRACE(model_type);
+    LoraSettings settings = rank3();
+    settings.full_matrices = {"embed_tokens"};
+    TinyTraining t("ref", 1, settings, in_f32(), WeightFormat::kF32,
+                   tiny_architecture(std::string(model_type)));
+    const auto examples = random_examples(3, 5);
+    const auto objective = make_next_token_objective(examples, 128);
+    check_objective(t, *objective);
+    const double before = loss_of(t, *objective);
+    Optimizer optimizer(*t.backend, t.trained, OptimizerSettings{});
+    for (int step = 1; step <= 20; ++step) {
+      optimizer.zero_gradients();
+      loss_of(t, *objective);
+      optimizer.update(step, 1e-3);
+    }
+    check_objective(t, *objective);
+    EXPECT_LT(loss_of(t, *objective), before);
+  }
+}
+
+/// Layers that are computed again leave the same bits as layers that were kept.
+TEST(TrainingPass, RecomputationIsExactForEveryArchitecture) {
+  for (const std::string_view model_type : known_model_types()) {
+    SCOPED_TRACE(model_type);
+    const auto gradients = [&](size_t activation_bytes) {
+      TrainingPassOptions options = in_f32();
+      options.activation_bytes = activation_bytes;
+      TinyTraining t("cpu", 2, rank3(), options, WeightFormat::kF32,
+                     tiny_architecture(std::string(model_type)));
+      const auto examples = random_examples(3, 5);
+      t.zero();
+      loss_of(t, *make_next_token_objective(examples, 128));
+      return std::vector<float>(t.trained.gradients().begin(), t.trained.gradients().end());
+    };
+    EXPECT_EQ(gradients(kKeepAll), gradients(0));
+  }
 }
 
 /// DoRA's norm is a constant to its gradient: the gains that the forward uses must be held while A and B
