@@ -18,8 +18,7 @@ std::string base_fingerprint(const Model& model) {
     hash = hash_bytes(std::as_bytes(std::span(gains)), hash);
   };
   for (const Layer& layer : model.layers) {
-    add(layer.input_norm);
-    add(layer.post_attention_norm);
+    for (const std::vector<float>& norm : layer.norms) add(norm);
   }
   add(model.final_norm);
   return fmt::format("{:016x}", hash);
