@@ -10,13 +10,14 @@ ALLOWED = {
     "base": set(),
     "ops": {"base"},
     "text": {"base"},
+    "grammar": {"base", "text"},
     "model": {"base", "ops"},
     "io": {"base", "ops", "model"},
     "engine": {"base", "ops", "model", "io"},
     "load": {"base", "text"},
     "tune": {"base", "ops", "text", "model", "io"},
-    "serve": {"base", "text", "engine"},
-    "cli": {"base", "ops", "text", "model", "io", "engine", "tune", "serve", "load"},
+    "serve": {"base", "text", "grammar", "engine"},
+    "cli": {"base", "ops", "text", "grammar", "model", "io", "engine", "tune", "serve", "load"},
 }
 INCLUDE = re.compile(r'^\s*#include "([a-z_]+)/', re.MULTILINE)
 
