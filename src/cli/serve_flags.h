@@ -37,6 +37,7 @@ struct ServeFlags : ModelFlags {
   std::vector<std::string> lora_watch;         // as given
   int shutdown_timeout_s = 30;
   bool disable_access_log = false;
+  std::string tool_call_parser;  // as spelled
 
   /// Settles flags and environment; throws kInvalidArgument for combinations that make no sense.
   void resolve();

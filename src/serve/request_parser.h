@@ -11,6 +11,8 @@
 #include "engine/request.h"
 #include "serve/json_body.h"
 #include "serve/server.h"
+#include "serve/structured_output.h"
+#include "serve/tool_choice.h"
 
 namespace polylora {
 
@@ -23,6 +25,7 @@ struct RequestRules {
   int max_logprobs = 20;
   bool priority_scheduling = false;
   bool force_include_usage = false;
+  ToolRules tools;
   std::optional<float> default_temperature, default_top_p, default_min_p, default_repetition_penalty;
   std::optional<int> default_top_k;
 };
@@ -46,6 +49,7 @@ struct GenerationFields {
   bool stream = false;
   bool include_usage = false;
   bool continuous_usage_stats = false;
+  std::optional<StructuredOutput> structured;
   std::optional<bool> add_special_tokens;
   std::optional<int> truncate_prompt_tokens;  // -1: to what the model can take
   int priority = 0;
@@ -60,7 +64,8 @@ struct CompletionRequest : GenerationFields {
 
 struct ChatRequest : GenerationFields {
   Json messages = Json::array();  // not empty; contents are strings
-  Json tools;                     // null or a list
+  Json tools;                     // null or a list; what the template sees
+  ToolChoice tool_choice;
   Json documents;                 // null or a list
   Json template_kwargs = Json::object();
   bool add_generation_prompt = true;

@@ -8,6 +8,7 @@
 
 #include "engine/adapter_registry.h"
 #include "engine/engine.h"
+#include "serve/grammar_cache.h"
 #include "serve/http_message.h"
 #include "serve/metrics.h"
 #include "serve/request_parser.h"
@@ -23,6 +24,7 @@ struct ServeContext {
   AdapterRegistry& registry;
   const ServedModel& model;
   const ServerOptions& options;
+  GrammarCache& grammars;
   RequestRules rules;
   Metrics metrics;
   std::atomic<int> load{0};  // generation requests being served

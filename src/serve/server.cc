@@ -55,6 +55,7 @@ class Server::Impl {
   Impl(Engine& engine, AdapterRegistry& registry, ServedModel model, const ServerOptions& options)
       : options_(options),
         model_(std::move(model)),
+        grammars_(model_.tokenizer),
         auth_(options_.api_keys),
         cors_(options_),
         http_(
@@ -64,6 +65,7 @@ class Server::Impl {
                  .registry = registry,
                  .model = model_,
                  .options = options_,
+                 .grammars = grammars_,
                  .rules = request_rules(options_, model_, engine.options().priority_scheduling),
                  .metrics = Metrics(model_.names.front(), engine, registry),
                  .run_loading =
@@ -134,6 +136,7 @@ class Server::Impl {
 
   const ServerOptions options_;
   const ServedModel model_;
+  GrammarCache grammars_;
   const Authenticator auth_;
   const Cors cors_;
   Router router_;
