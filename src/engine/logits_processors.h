@@ -1,5 +1,5 @@
-// What a request's parameters do to its logits before anything is drawn, in vLLM's order: the grammar, allowed
-// ids, bad words, min_tokens, logit_bias, repetition, frequency and presence penalties.
+// What a request's parameters do to its logits before anything is drawn, in vLLM's order: the grammar,
+// allowed ids, bad words, min_tokens, logit_bias, repetition, frequency and presence penalties.
 #pragma once
 
 #include <cstdint>

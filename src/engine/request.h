@@ -90,7 +90,7 @@ struct Request {
   /// Of this request alone; null: any tokens. With one, an end-of-sequence token ends the output, whatever
   /// ignore_eos and min_tokens say.
   std::shared_ptr<TokenConstraint> constraint;
-  int priority = 0;      // with the priority policy: lower runs first
+  int priority = 0;  // with the priority policy: lower runs first
   EventSink sink;
 };
 

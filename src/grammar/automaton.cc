@@ -27,7 +27,8 @@ class Automaton::Builder {
   }
 
   [[noreturn]] static void fail_too_large() {
-    fail(ErrorCode::kInvalidArgument, "the grammar is too large; lower its bounds of repetition, or its number of alternatives");
+    fail(ErrorCode::kInvalidArgument,
+         "the grammar is too large; lower its bounds of repetition, or its number of alternatives");
   }
 
   void add_arc(Arc arc) {
@@ -178,8 +179,8 @@ void Automaton::classify_bytes() {
   class_count_ = count + 1;
 }
 
-/// A rule that can call itself before it has read a byte could do so for ever. Both loops run backwards, since
-/// rules mostly call later ones: then one or two rounds are enough.
+/// A rule that can call itself before it has read a byte could do so for ever. Both loops run backwards,
+/// since rules mostly call later ones: then one or two rounds are enough.
 void Automaton::refuse_left_recursion() const {
   std::vector<bool> nullable(rules_.size(), false);
   std::vector<std::vector<uint32_t>> calls(rules_.size());  // before anything is read

@@ -55,8 +55,8 @@ CodePointSet CodePointSet::without(const CodePointSet& other) const {
 }
 
 bool CodePointSet::contains(char32_t code_point) const {
-  return std::ranges::any_of(
-      ranges_, [=](const Range& r) { return r.first <= code_point && code_point <= r.second; });
+  return std::ranges::any_of(ranges_,
+                             [=](const Range& r) { return r.first <= code_point && code_point <= r.second; });
 }
 
 }  // namespace polylora::grammar

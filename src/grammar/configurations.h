@@ -13,8 +13,8 @@
 namespace polylora::grammar {
 
 /// A configuration is a set of (state, stack) pairs: every way in which the bytes so far can be read. Equal
-/// configurations have one number. Which bytes a configuration allows is a property of the grammar alone, never
-/// of what was asked for before. Not thread-safe.
+/// configurations have one number. Which bytes a configuration allows is a property of the grammar alone,
+/// never of what was asked for before. Not thread-safe.
 class Configurations {
  public:
   using Id = uint32_t;
@@ -43,7 +43,7 @@ class Configurations {
   /// Nothing more is added: its owner starts afresh.
   bool full() const { return bytes_ > kMaxBytes; }
 
-  static constexpr size_t kMaxItems = 1024;  // of one configuration, and of the way there
+  static constexpr size_t kMaxItems = 1024;   // of one configuration, and of the way there
   static constexpr uint32_t kMaxDepth = 200;  // of the stack
   static constexpr size_t kMaxBytes = size_t{8} << 20;
 

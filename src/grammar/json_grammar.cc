@@ -64,9 +64,9 @@ Expr except(const std::vector<std::string_view>& names, size_t at) {
 }  // namespace
 
 Expr json_space() {
-  static const Expr space = any_of(
-      {literal(""), literal(" "),
-       sequence({literal("\n"), repeat(any_of({literal(" "), literal("\t")}), 0, kMaxBlanks)})});
+  static const Expr space =
+      any_of({literal(""), literal(" "),
+              sequence({literal("\n"), repeat(any_of({literal(" "), literal("\t")}), 0, kMaxBlanks)})});
   return space;
 }
 
@@ -124,9 +124,8 @@ JsonRules add_json_rules(Grammar& grammar) {
   const JsonRules rules{grammar.reserve(), grammar.reserve()};
   const Expr value = rule(rules.value);
   grammar.rules[rules.object] = json_object(json_list(json_member(json_string(), value), 0, std::nullopt));
-  grammar.rules[rules.value] =
-      any_of({json_string(), json_number(), json_boolean(), literal("null"), rule(rules.object),
-              json_array(json_list(value, 0, std::nullopt))});
+  grammar.rules[rules.value] = any_of({json_string(), json_number(), json_boolean(), literal("null"),
+                                       rule(rules.object), json_array(json_list(value, 0, std::nullopt))});
   return rules;
 }
 

@@ -28,18 +28,28 @@ constexpr int kMaxMerges = 256;
 constexpr size_t kMaxNameBytes = 256;
 constexpr size_t kMaxSchemaBytes = size_t{256} << 10;
 
-constexpr std::array<std::string_view, 22> kRefused = {
-    "not",           "if",
-    "then",          "else",
-    "dependencies",  "dependentRequired",
-    "dependentSchemas", "patternProperties",
-    "propertyNames", "minProperties",
-    "maxProperties", "contains",
-    "minContains",   "maxContains",
-    "uniqueItems",   "unevaluatedItems",
-    "unevaluatedProperties", "multipleOf",
-    "$dynamicRef",   "$recursiveRef",
-    "additionalItems", "nullable"};
+constexpr std::array<std::string_view, 22> kRefused = {"not",
+                                                       "if",
+                                                       "then",
+                                                       "else",
+                                                       "dependencies",
+                                                       "dependentRequired",
+                                                       "dependentSchemas",
+                                                       "patternProperties",
+                                                       "propertyNames",
+                                                       "minProperties",
+                                                       "maxProperties",
+                                                       "contains",
+                                                       "minContains",
+                                                       "maxContains",
+                                                       "uniqueItems",
+                                                       "unevaluatedItems",
+                                                       "unevaluatedProperties",
+                                                       "multipleOf",
+                                                       "$dynamicRef",
+                                                       "$recursiveRef",
+                                                       "additionalItems",
+                                                       "nullable"};
 
 // Which type a schema without `type` is about, by a keyword that it has.
 constexpr std::array<std::pair<std::string_view, std::string_view>, 15> kImplied = {
@@ -82,8 +92,7 @@ const Json* find_pointer(const Json& root, std::string_view pointer) {
     if (at->is_object() && at->contains(token)) {
       at = &(*at)[token];
     } else if (at->is_array() && !token.empty() && token.size() < 8 &&
-               token.find_first_not_of("0123456789") == std::string::npos &&
-               std::stoul(token) < at->size()) {
+               token.find_first_not_of("0123456789") == std::string::npos && std::stoul(token) < at->size()) {
       at = &(*at)[std::stoul(token)];
     } else {
       return nullptr;
@@ -112,7 +121,8 @@ class SchemaCompiler {
 
   Expr compile(const Json& schema) {
     if (++schemas_ > kMaxSchemas) refuse("it is made of more than {} schemas", kMaxSchemas);
-    if (depth_ == kMaxDepth) refuse("it nests deeper than {}, or refers to itself beside other keywords", kMaxDepth);
+    if (depth_ == kMaxDepth)
+      refuse("it nests deeper than {}, or refers to itself beside other keywords", kMaxDepth);
     ++depth_;
     Expr result = compile_any(schema);
     --depth_;
@@ -139,9 +149,11 @@ class SchemaCompiler {
   Expr reference(const Json& schema) {
     if (!schema["$ref"].is_string()) refuse("'$ref' must be a string");
     const auto name = schema["$ref"].get<std::string>();
-    const Json* target = name.starts_with('#') ? find_pointer(root_, std::string_view(name).substr(1)) : nullptr;
+    const Json* target =
+        name.starts_with('#') ? find_pointer(root_, std::string_view(name).substr(1)) : nullptr;
     if (target == nullptr)
-      refuse("'$ref' \"{}\" points to nothing within the schema; \"#/$defs/NAME\" would", name.substr(0, 100));
+      refuse("'$ref' \"{}\" points to nothing within the schema; \"#/$defs/NAME\" would",
+             name.substr(0, 100));
     const Json rest = without(schema, "$ref");
     if (has_rules(rest)) return compile(merge(*target, rest));
     const auto [known, added] = references_.try_emplace(target, 0);
@@ -166,7 +178,8 @@ class SchemaCompiler {
   Json resolved(const Json& part) {
     if (!part["$ref"].is_string()) refuse("'$ref' must be a string");
     const auto name = part["$ref"].get<std::string>();
-    const Json* target = name.starts_with('#') ? find_pointer(root_, std::string_view(name).substr(1)) : nullptr;
+    const Json* target =
+        name.starts_with('#') ? find_pointer(root_, std::string_view(name).substr(1)) : nullptr;
     if (target == nullptr) refuse("'$ref' \"{}\" points to nothing within the schema", name.substr(0, 100));
     return merge(*target, without(part, "$ref"));
   }
@@ -188,8 +201,9 @@ class SchemaCompiler {
     std::vector<Expr> ways;
     for (const Json& value : values) {
       const Strings types = schema.contains("type") ? types_of(schema) : Strings();
-      const bool fits = types.empty() ||
-                        std::ranges::any_of(types, [&](const std::string& type) { return has_type(value, type); });
+      const bool fits = types.empty() || std::ranges::any_of(types, [&](const std::string& type) {
+                          return has_type(value, type);
+                        });
       if (fits) ways.push_back(literal(dump(value)));
     }
     if (ways.empty()) refuse("no value of '{}' has the type that 'type' asks for", keyword);
@@ -230,7 +244,8 @@ class SchemaCompiler {
       required.push_back(name.get<std::string>());
     }
     const bool open = properties.empty() && required.empty();
-    const Json additional = schema.contains("additionalProperties") ? schema["additionalProperties"] : Json(open);
+    const Json additional =
+        schema.contains("additionalProperties") ? schema["additionalProperties"] : Json(open);
     if (open && additional == true) return rule(any_.object);
 
     std::vector<Property> list;
@@ -243,7 +258,8 @@ class SchemaCompiler {
     for (const auto& [name, value] : properties.items())
       add(name, value, std::ranges::find(required, name) != required.end());
     for (const std::string& name : required)
-      if (std::ranges::find(names, name) == names.end()) add(name, additional == false ? Json(true) : additional, true);
+      if (std::ranges::find(names, name) == names.end())
+        add(name, additional == false ? Json(true) : additional, true);
     return json_object(members(list, additional == false ? nullptr : additional_member(names, additional)));
   }
 
@@ -315,8 +331,7 @@ class SchemaCompiler {
     const Json& value = schema[has_pattern ? "pattern" : "format"];
     if (!value.is_string()) refuse("'pattern' and 'format' must be strings");
     const auto& text = value.get_ref<const std::string&>();
-    if (has_pattern)
-      return json_quoted(regex_expression(text, RegexMatch::kAnywhere, TextForm::kJsonString));
+    if (has_pattern) return json_quoted(regex_expression(text, RegexMatch::kAnywhere, TextForm::kJsonString));
     const std::string_view pattern = format_pattern(text);
     if (pattern.empty()) refuse("the format '{}' is not supported", text.substr(0, 100));
     return json_quoted(regex_expression(pattern, RegexMatch::kWhole, TextForm::kJsonString));
@@ -377,7 +392,8 @@ class SchemaCompiler {
     return types;
   }
 
-  Json member_or(const Json& schema, const char* keyword, Json otherwise, bool (Json::*is)() const noexcept) const {
+  Json member_or(const Json& schema, const char* keyword, Json otherwise,
+                 bool (Json::*is)() const noexcept) const {
     const auto found = schema.find(keyword);
     if (found == schema.end()) return otherwise;
     if (!((*found).*is)()) refuse("'{}' must be {}", keyword, otherwise.is_object() ? "an object" : "a list");

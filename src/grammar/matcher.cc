@@ -24,7 +24,8 @@ std::shared_ptr<const TokenMask> CompiledGrammar::find_mask(Cache& cache, Config
       continue;
     }
     path[size_t{node.depth} + 1] = next;
-    for (const int32_t token : trie_->tokens(i)) (*mask)[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64);
+    for (const int32_t token : trie_->tokens(i))
+      (*mask)[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64);
     ++i;
   }
   const size_t bytes = mask->size() * sizeof(uint64_t);

@@ -52,8 +52,8 @@ class Matcher {
  public:
   explicit Matcher(std::shared_ptr<CompiledGrammar> grammar);
 
-  /// The tokens that may come next; none when the output must end, or the grammar needs more memory for a step
-  /// than it may have. Special tokens are never among them.
+  /// The tokens that may come next; none when the output must end, or the grammar needs more memory for a
+  /// step than it may have. Special tokens are never among them.
   std::shared_ptr<const TokenMask> allowed();
 
   bool may_end() const;

@@ -34,8 +34,8 @@ Expr same_length(std::string_view low, std::string_view high) {
   std::vector<Expr> ways;
   ways.push_back(with(digit(first, first), same_length(low.substr(1), nines)));
   if (last - first > 1)
-    ways.push_back(with(digit(static_cast<char>(first + 1), static_cast<char>(last - 1)),
-                        same_length(zeros, nines)));
+    ways.push_back(
+        with(digit(static_cast<char>(first + 1), static_cast<char>(last - 1)), same_length(zeros, nines)));
   ways.push_back(with(digit(last, last), same_length(zeros, high.substr(1))));
   return any_of(std::move(ways));
 }
@@ -60,11 +60,13 @@ struct Decimal {
 
 Decimal decimal_of(double magnitude, bool exclusive) {
   std::string text = fmt::format("{:.{}f}", magnitude, kMaxDigits);
-  // The shortest spelling that reads as the same number, when it has no exponent: 0.1, not 0.1000000000000000055.
+  // The shortest spelling that reads as the same number, when it has no exponent: 0.1, not
+  // 0.1000000000000000055.
   if (const std::string shortest = fmt::format("{}", magnitude); shortest.find('e') == std::string::npos)
     text = shortest;
   const size_t point = std::min(text.find('.'), text.size());
-  Decimal result{std::stoll(text.substr(0, point)), point < text.size() ? text.substr(point + 1) : "", exclusive};
+  Decimal result{std::stoll(text.substr(0, point)), point < text.size() ? text.substr(point + 1) : "",
+                 exclusive};
   result.decimals.resize(std::min(result.decimals.size(), kMaxDigits));
   while (!result.decimals.empty() && result.decimals.back() == '0') result.decimals.pop_back();
   return result;
@@ -93,8 +95,8 @@ Expr decimals(const Bound& low, const Bound& high, size_t room) {
   return any_of(std::move(ways));
 }
 
-/// One decimal, and what may follow it. A bound holds on only while the decimals are the same as its own; once
-/// used up it goes on as zeros.
+/// One decimal, and what may follow it. A bound holds on only while the decimals are the same as its own;
+/// once used up it goes on as zeros.
 Expr next_decimal(const Bound& low, const Bound& high, size_t room) {
   const char least = low && !low->rest.empty() ? low->rest.front() : '0';
   const char most = !high ? '9' : high->rest.empty() ? '0' : high->rest.front();

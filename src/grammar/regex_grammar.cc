@@ -63,8 +63,8 @@ class RegexParser {
     return pattern_[position_++];
   }
   [[noreturn]] void refuse(std::string_view why) const {
-    fail(ErrorCode::kInvalidArgument, "the regular expression is not supported at character {}: {}", position_,
-         why);
+    fail(ErrorCode::kInvalidArgument, "the regular expression is not supported at character {}: {}",
+         position_, why);
   }
 
   // --- structure
@@ -195,8 +195,8 @@ class RegexParser {
       char32_t low = next();
       if (low == '\\') {
         const CodePointSet escaped = escape(true);
-        const bool single = escaped.ranges().size() == 1 &&
-                            escaped.ranges().front().first == escaped.ranges().front().second;
+        const bool single =
+            escaped.ranges().size() == 1 && escaped.ranges().front().first == escaped.ranges().front().second;
         if (!single) {
           set.add(escaped);
           continue;

@@ -1,9 +1,9 @@
 // Regular expressions -> grammars.
 //
 // The syntax is what Python, ECMA 262 and Rust's regex crate share: alternation, groups, classes, greedy and
-// lazy quantifiers (which mean the same here), escapes, and ^ and $ around the pattern or one of its outermost
-// alternatives. \d, \w and \s are ASCII's. What is not regular, or means something only to a search, is refused
-// by name: back references, look-around, word boundaries, flags.
+// lazy quantifiers (which mean the same here), escapes, and ^ and $ around the pattern or one of its
+// outermost alternatives. \d, \w and \s are ASCII's. What is not regular, or means something only to a
+// search, is refused by name: back references, look-around, word boundaries, flags.
 #pragma once
 
 #include <string_view>

@@ -12,9 +12,11 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr std::array<std::string_view, 17> kAnnotations = {
-    "title",     "description", "default",   "examples", "example",          "$schema",
-    "$id",       "$comment",    "$defs",     "id",       "definitions",      "deprecated",
-    "readOnly",  "writeOnly",   "strict",   "contentMediaType", "discriminator"};
+    "title",        "description", "default",     "examples",
+    "example",      "$schema",     "$id",         "$comment",
+    "$defs",        "id",          "definitions", "deprecated",
+    "readOnly",     "writeOnly",   "strict",      "contentMediaType",
+    "discriminator"};
 
 bool contains(const Json& list, const Json& value) {
   return std::ranges::find(list, value) != list.end();
@@ -104,7 +106,8 @@ Json merge_schemas(const Json& a, const Json& b) {
       merged[keyword] = value;
     } else if (merged[keyword] != value && !is_annotation(keyword) &&
                !merge_values(keyword, merged[keyword], value)) {
-      fail(ErrorCode::kInvalidArgument, "JSON schema: two different values of '{}' that must both hold", keyword);
+      fail(ErrorCode::kInvalidArgument, "JSON schema: two different values of '{}' that must both hold",
+           keyword);
     }
   }
   return merged;

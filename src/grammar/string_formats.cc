@@ -6,7 +6,7 @@
 namespace polylora::grammar {
 namespace {
 
-#define POLYLORA_DATE                                                                              \
+#define POLYLORA_DATE                                                                               \
   "[12]\\d{3}-((0[13578]|1[02])-(0[1-9]|[12]\\d|3[01])|(0[469]|11)-(0[1-9]|[12]\\d|30)|02-(0[1-9]|" \
   "1\\d|2[0-8]))"
 #define POLYLORA_TIME "([01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(\\.\\d{1,6})?(Z|[+-]([01]\\d|2[0-3]):[0-5]\\d)"

@@ -22,7 +22,8 @@ TokenTrie::TokenTrie(int vocab_size, const std::function<std::string(int32_t)>& 
       const auto [a, b] = std::ranges::mismatch(*previous, token);
       shared = static_cast<size_t>(a - previous->begin());
     }
-    for (; path.size() > shared; path.pop_back()) nodes_[path.back()].end = static_cast<uint32_t>(nodes_.size());
+    for (; path.size() > shared; path.pop_back())
+      nodes_[path.back()].end = static_cast<uint32_t>(nodes_.size());
     for (size_t depth = shared; depth < token.size(); ++depth) {
       path.push_back(static_cast<uint32_t>(nodes_.size()));
       nodes_.push_back({.tokens_begin = static_cast<uint32_t>(i),

@@ -36,7 +36,8 @@ CallScanner::State CallScanner::push(char byte) {
   } else {
     state_ = State::kBroken;
   }
-  if (key_.size() > kMaxKeyBytes || (value_.size() > kMaxKeyBytes && key_ == "\"name\"")) state_ = State::kBroken;
+  if (key_.size() > kMaxKeyBytes || (value_.size() > kMaxKeyBytes && key_ == "\"name\""))
+    state_ = State::kBroken;
   return state_;
 }
 

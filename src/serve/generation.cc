@@ -66,8 +66,8 @@ class Generation : public std::enable_shared_from_this<Generation> {
         : assembler(std::move(the_assembler)), prompt(the_prompt) {}
     OutputAssembler assembler;
     std::unique_ptr<ToolCallParser> tools;  // null: all text is content
-    size_t prompt;        // index into plan_.prompts
-    uint64_t number = 0;  // the engine's; 0: not submitted
+    size_t prompt;                          // index into plan_.prompts
+    uint64_t number = 0;                    // the engine's; 0: not submitted
     ChoiceDelta pending;  // not sent yet; in the end the whole output of a non-streaming choice
     bool chunk_sent = false;
     bool done = false;

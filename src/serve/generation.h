@@ -29,7 +29,7 @@ struct GenerationPlan {
   bool continuous_usage_stats = false;
   int priority = 0;
   ReplyHead head;
-  bool chat = false;  // which format the answer has
+  bool chat = false;                                  // which format the answer has
   std::shared_ptr<grammar::CompiledGrammar> grammar;  // null: any text
   ToolChoice tool_choice;
 };

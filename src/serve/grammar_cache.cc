@@ -10,7 +10,8 @@ namespace {
 
 class GrammarConstraint final : public TokenConstraint {
  public:
-  explicit GrammarConstraint(std::shared_ptr<grammar::CompiledGrammar> grammar) : matcher_(std::move(grammar)) {}
+  explicit GrammarConstraint(std::shared_ptr<grammar::CompiledGrammar> grammar)
+      : matcher_(std::move(grammar)) {}
 
   std::shared_ptr<const TokenMask> allowed() override { return matcher_.allowed(); }
   bool may_end() const override { return matcher_.may_end(); }

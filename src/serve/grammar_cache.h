@@ -22,8 +22,8 @@ class GrammarCache {
   /// `tokenizer` outlives the cache; null: compile() throws.
   explicit GrammarCache(const Tokenizer* tokenizer) : tokenizer_(tokenizer) {}
 
-  /// Throws a 400 for what cannot be made into a grammar, and where there is no tokenizer. Not for the engine's
-  /// thread: a large schema takes some milliseconds.
+  /// Throws a 400 for what cannot be made into a grammar, and where there is no tokenizer. Not for the
+  /// engine's thread: a large schema takes some milliseconds.
   std::shared_ptr<grammar::CompiledGrammar> compile(const StructuredOutput& wish);
 
  private:

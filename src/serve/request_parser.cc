@@ -155,7 +155,8 @@ ChatRequest parse_chat_request(std::string_view body, const RequestRules& rules)
   request.tool_choice = read_tool_choice(fields, rules.tools, request.tools);
   if (request.tool_choice.arguments) {
     if (request.structured)
-      fail_parameter("tool_choice", "a tool_choice that forces a call cannot go together with other structured output.");
+      fail_parameter("tool_choice",
+                     "a tool_choice that forces a call cannot go together with other structured output.");
     request.structured = request.tool_choice.arguments;
   }
   check_generation_fields(fields, rules, request);

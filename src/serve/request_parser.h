@@ -66,7 +66,7 @@ struct ChatRequest : GenerationFields {
   Json messages = Json::array();  // not empty; contents are strings
   Json tools;                     // null or a list; what the template sees
   ToolChoice tool_choice;
-  Json documents;                 // null or a list
+  Json documents;  // null or a list
   Json template_kwargs = Json::object();
   bool add_generation_prompt = true;
   bool continue_final_message = false;

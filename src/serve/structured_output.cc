@@ -24,8 +24,9 @@ class Wishes {
  public:
   void add(const char* param, Kind kind, Json content) {
     if (wish_)
-      fail_parameter(param, "a request can ask for one kind of structured output only: a JSON schema, a JSON "
-                            "object, a regular expression or choices.");
+      fail_parameter(param,
+                     "a request can ask for one kind of structured output only: a JSON schema, a JSON "
+                     "object, a regular expression or choices.");
     wish_ = StructuredOutput{kind, std::move(content)};
   }
   std::optional<StructuredOutput> take() { return std::move(wish_); }
@@ -42,10 +43,12 @@ Json schema_of(const char* param, const Json& value) {
 }
 
 Json choices_of(const char* param, const Json& value) {
-  const bool strings = value.is_array() && !value.empty() &&
-                       std::ranges::all_of(value, [](const Json& choice) { return choice.is_string() && choice != ""; });
+  const bool strings =
+      value.is_array() && !value.empty() &&
+      std::ranges::all_of(value, [](const Json& choice) { return choice.is_string() && choice != ""; });
   if (!strings || value.size() > kMaxChoices)
-    fail_parameter(param, fmt::format("choices must be a list of 1 to {} strings that are not empty.", kMaxChoices));
+    fail_parameter(param,
+                   fmt::format("choices must be a list of 1 to {} strings that are not empty.", kMaxChoices));
   return value;
 }
 
@@ -63,16 +66,19 @@ void read_response_format(FieldReader& fields, Wishes& wishes) {
   const Json* format = fields.object(kParam);
   if (format == nullptr) return;
   const auto type = format->find("type");
-  if (type == format->end() || !type->is_string()) fail_parameter(kParam, "response_format needs a \"type\".");
+  if (type == format->end() || !type->is_string())
+    fail_parameter(kParam, "response_format needs a \"type\".");
   if (*type == "json_object") return wishes.add(kParam, Kind::kJsonObject, nullptr);
   if (*type == "json_schema") {
     const auto named = format->find("json_schema");
     if (named == format->end() || !named->is_object() || !named->contains("schema"))
-      fail_parameter(kParam, "response_format of type json_schema needs \"json_schema\": {\"name\", \"schema\"}.");
+      fail_parameter(kParam,
+                     "response_format of type json_schema needs \"json_schema\": {\"name\", \"schema\"}.");
     return wishes.add(kParam, Kind::kJsonSchema, schema_of(kParam, (*named)["schema"]));
   }
   if (*type != "text")
-    fail_unsupported(kParam, fmt::format("response_format of type '{}'", type->get<std::string>().substr(0, 64)));
+    fail_unsupported(kParam,
+                     fmt::format("response_format of type '{}'", type->get<std::string>().substr(0, 64)));
 }
 
 void add_wish(const char* param, std::string_view kind, const Json& value, Wishes& wishes) {
@@ -93,10 +99,11 @@ void read_structured_outputs(FieldReader& fields, Wishes& wishes) {
 }
 
 void read_guided(FieldReader& fields, Wishes& wishes) {
-  static constexpr std::array<std::pair<const char*, const char*>, 4> kGuided = {{{"guided_json", "json"},
-                                                                                 {"guided_regex", "regex"},
-                                                                                 {"guided_choice", "choice"},
-                                                                                 {"guided_json_object", "json_object"}}};
+  static constexpr std::array<std::pair<const char*, const char*>, 4> kGuided = {
+      {{"guided_json", "json"},
+       {"guided_regex", "regex"},
+       {"guided_choice", "choice"},
+       {"guided_json_object", "json_object"}}};
   for (const auto& [field, kind] : kGuided)
     if (const Json* value = fields.find(field)) add_wish(field, kind, *value, wishes);
 }

@@ -19,8 +19,8 @@ struct StructuredOutput {
   std::string key() const;
 };
 
-/// Reads the fields in OpenAI's, vLLM's and older vLLM's spelling. Wrong types are reported to `fields`; throws
-/// a 400 for two wishes at once, and for kinds of grammars that this server does not have.
+/// Reads the fields in OpenAI's, vLLM's and older vLLM's spelling. Wrong types are reported to `fields`;
+/// throws a 400 for two wishes at once, and for kinds of grammars that this server does not have.
 std::optional<StructuredOutput> read_structured_output(FieldReader& fields);
 
 /// Throws kInvalidArgument, saying what in the wish is not supported.

@@ -24,11 +24,11 @@ std::string new_call_id(ToolCallFormat format) {
 }
 
 struct Syntax {
-  std::string_view open;       // before the calls, or before each; may be left out when `at_start`
-  std::string_view close;      // after a call
+  std::string_view open;        // before the calls, or before each; may be left out when `at_start`
+  std::string_view close;       // after a call
   std::string_view separators;  // single bytes between calls
-  bool at_start = false;       // calls only at the start of the output
-  bool named = false;          // name{…} is a call too
+  bool at_start = false;        // calls only at the start of the output
+  bool named = false;           // name{…} is a call too
 };
 
 Syntax syntax_of(ToolCallFormat format) {
@@ -50,11 +50,13 @@ class FormatParser final : public ToolCallParser {
   FormatParser(ToolCallFormat format, bool parallel)
       : format_(format), syntax_(syntax_of(format)), parallel_(parallel), open_{std::string(syntax_.open)} {}
 
-  void push(std::string_view text, bool last, std::string& content, std::vector<ToolCallDelta>& calls) override {
+  void push(std::string_view text, bool last, std::string& content,
+            std::vector<ToolCallDelta>& calls) override {
     held_ += text;
     while (step(last, content, calls)) {
     }
-    if (last && !called() && place_ != Place::kContent) content += std::exchange(unsure_, {}) + std::exchange(held_, {});
+    if (last && !called() && place_ != Place::kContent)
+      content += std::exchange(unsure_, {}) + std::exchange(held_, {});
   }
 
   bool called() const override { return index_ >= 0; }
@@ -139,8 +141,8 @@ class FormatParser final : public ToolCallParser {
     const size_t end = held_.find('{');
     const std::string_view name = std::string_view(held_).substr(0, end);
     const bool plain = std::ranges::all_of(name, [](char c) {
-      return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' || c == '-' ||
-             c == '.';
+      return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' ||
+             c == '-' || c == '.';
     });
     if (!plain || name.size() > kMaxNameBytes) return give_up();
     if (end == std::string::npos) return last && give_up();
@@ -192,7 +194,8 @@ class FormatParser final : public ToolCallParser {
     append_tool_calls(calls, std::move(next));
   }
 
-  /// What comes is no call. Before any call that makes it content, with what was taken for the beginning of one.
+  /// What comes is no call. Before any call that makes it content, with what was taken for the beginning of
+  /// one.
   bool give_up() {
     place_ = called() ? Place::kOver : Place::kContent;
     held_.insert(0, std::exchange(unsure_, {}));

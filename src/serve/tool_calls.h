@@ -9,7 +9,8 @@
 
 namespace polylora {
 
-/// What is new of one call. The first piece of a call has its id and name; arguments are JSON text, in pieces.
+/// What is new of one call. The first piece of a call has its id and name; arguments are JSON text, in
+/// pieces.
 struct ToolCallDelta {
   int index = 0;
   std::string id;
@@ -38,7 +39,8 @@ class ToolCallParser {
   virtual ~ToolCallParser() = default;
 
   /// Moves what `text` adds to `content` and `calls`. `last`: nothing follows; what was held back comes out.
-  virtual void push(std::string_view text, bool last, std::string& content, std::vector<ToolCallDelta>& calls) = 0;
+  virtual void push(std::string_view text, bool last, std::string& content,
+                    std::vector<ToolCallDelta>& calls) = 0;
   /// Whether a call was found.
   virtual bool called() const = 0;
 };

@@ -31,7 +31,8 @@ Json parameters_of(const Json& function) {
   return found == function.end() || found->is_null() ? Json{{"type", "object"}} : *found;
 }
 
-/// References of a function's schema are relative to it: its definitions move to where they will be looked for.
+/// References of a function's schema are relative to it: its definitions move to where they will be looked
+/// for.
 void move_definitions(Json& parameters, Json& root) {
   if (!parameters.is_object()) return;
   for (const char* key : {"$defs", "definitions"}) {
@@ -40,7 +41,8 @@ void move_definitions(Json& parameters, Json& root) {
     for (const auto& [name, schema] : found->items()) {
       Json& known = root[key][name];
       if (!known.is_null() && known != schema)
-        fail_parameter("tools", fmt::format("two tools have different definitions of '{}'.", name.substr(0, 64)));
+        fail_parameter("tools",
+                       fmt::format("two tools have different definitions of '{}'.", name.substr(0, 64)));
       known = schema;
     }
     parameters.erase(key);
@@ -111,8 +113,7 @@ ToolChoice read_tool_choice(FieldReader& fields, const ToolRules& rules, Json& t
   if (choice == "auto") {
     if (!rules.automatic)
       fail_parameter(
-          kParam,
-          "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set");
+          kParam, "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set");
     out.format = rules.automatic;
   } else if (choice == "required") {
     out.format = ToolCallFormat::kList;

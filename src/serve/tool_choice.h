@@ -29,8 +29,8 @@ struct ToolChoice {
   std::unique_ptr<ToolCallParser> make_parser() const;
 };
 
-/// Checks the shape of `tools` (null, or a list) and reads tool_choice and parallel_tool_calls by vLLM's rules.
-/// Empties `tools` where the template must not see them. Throws a 400.
+/// Checks the shape of `tools` (null, or a list) and reads tool_choice and parallel_tool_calls by vLLM's
+/// rules. Empties `tools` where the template must not see them. Throws a 400.
 ToolChoice read_tool_choice(FieldReader& fields, const ToolRules& rules, Json& tools);
 
 }  // namespace polylora

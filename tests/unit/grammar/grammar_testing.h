@@ -33,7 +33,8 @@ inline RandomText random_text(const Grammar& grammar, uint64_t seed, int length 
   Configurations::Id at = configurations.start();
   RandomText result;
   while (result.text.size() < 4000) {
-    if (configurations.must_end(at) || (configurations.may_end(at) && random() % static_cast<uint64_t>(length) == 0)) {
+    if (configurations.must_end(at) ||
+        (configurations.may_end(at) && random() % static_cast<uint64_t>(length) == 0)) {
       result.finished = true;
       break;
     }

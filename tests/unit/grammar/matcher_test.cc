@@ -13,7 +13,8 @@ namespace {
 
 /// All single bytes, then words; the token 256 is special.
 std::shared_ptr<const TokenTrie> vocabulary() {
-  static const std::vector<std::string> words = {"", "{\"", "\": ", "\"}", "abc", "ab", "[]", "é", "abc\"", "}}", "ab"};
+  static const std::vector<std::string> words = {"",   "{\"", "\": ",  "\"}", "abc", "ab",
+                                                 "[]", "é",   "abc\"", "}}",  "ab"};
   return std::make_shared<TokenTrie>(256 + static_cast<int>(words.size()), [](int32_t id) {
     return id < 256 ? std::string(1, static_cast<char>(id)) : words[static_cast<size_t>(id) - 256];
   });
@@ -32,7 +33,8 @@ Grammar regex(std::string_view pattern) {
 // The walk over the trie against every token on its own, along random outputs.
 TEST(Matcher, AllowsExactlyTheTokensThatItTakes) {
   const auto trie = vocabulary();
-  std::vector<Grammar> grammars = {json_object_grammar(), regex("(ab|abc)*x[é-ü]?"), choice_grammar({"abc", "ab", "é"})};
+  std::vector<Grammar> grammars = {json_object_grammar(), regex("(ab|abc)*x[é-ü]?"),
+                                   choice_grammar({"abc", "ab", "é"})};
   for (const Grammar& grammar : grammars) {
     const auto compiled = std::make_shared<CompiledGrammar>(grammar, trie);
     for (uint64_t seed = 0; seed < 5; ++seed) {
