@@ -279,7 +279,8 @@ void EngineCore::take_token(Sequence& sequence, TokenOutput output, EngineClock:
   ++counters_.generation_tokens;
 
   TokenConstraint* constraint = sequence.request.constraint.get();
-  if ((!params.ignore_eos || constraint != nullptr) && contains(eos_ids_, id)) {
+  const bool may_end = constraint != nullptr ? constraint->may_end() : !params.ignore_eos;
+  if (may_end && contains(eos_ids_, id)) {
     end(sequence, finish_with(FinishReason::kStop), std::move(event));
   } else if (constraint != nullptr && !constraint->advance(id)) {
     end(sequence, finish_with(no_token_left()), std::move(event));

@@ -63,7 +63,7 @@ const std::vector<Case>& cases() {
       {kHermes, "<tool_call>\nnot json</tool_call>", {"<tool_call>\nnot json</tool_call>", {}}},
       {kHermes, "<tool_call>{\"nome\": 1}</tool_call>", {"<tool_call>{\"nome\": 1}</tool_call>", {}}},
       {kHermes, "<tool_call>{\"name\": \"f\"", {"<tool_call>{\"name\": \"f\"", {}}},
-      {kHermes, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": ", {"", {{"f", "{\"x\":"}}}},
+      {kHermes, "<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": ", {"", {{"f", "{\"x\": "}}}},
       {kHermes, "<tool_call>{\"name\": \"f\"}</tool_call>", {"", {{"f", "{}"}}}},
       {kHermes,
        "<tool_call>{\"name\": \"f\\u00e9\\\"\", \"arguments\": {\"s\": \"\\\"{\\\\\"}}",
