@@ -133,6 +133,12 @@ void add_frontend(FlagSet& flags, ServeFlags& values) {
   flags.list("--api-key", server.api_keys, "KEY", "keys that clients must send one of (or $VLLM_API_KEY)");
   flags.text("--root-path", server.root_path, "PREFIX", "prefix that a proxy puts before every path");
   flags.text("--response-role", server.response_role, "ROLE", "role of chat replies");
+  flags.toggle("--enable-auto-tool-choice", server.enable_auto_tool_choice,
+               "let the model decide whether to call tools; needs --tool-call-parser");
+  flags.choice("--tool-call-parser", values.tool_call_parser, {"hermes", "llama3_json", "mistral"},
+               "how the model writes tool calls (Qwen: hermes)");
+  flags.toggle("--exclude-tools-when-tool-choice-none", server.exclude_tools_when_tool_choice_none,
+               "with tool_choice none, keep the tools from the chat template");
   flags.toggle("--enable-prompt-tokens-details", server.enable_prompt_tokens_details,
                "report cached prompt tokens in `usage`");
   flags.toggle("--enable-force-include-usage", server.enable_force_include_usage, "`usage` in every stream");
@@ -209,6 +215,9 @@ void check_combinations(const BaseFlags& values, const ServeFlags& all) {
 }
 
 void check_server(const ServerOptions& server) {
+  if (server.enable_auto_tool_choice && !server.tool_call_format) {
+    fail(ErrorCode::kInvalidArgument, "--enable-auto-tool-choice requires --tool-call-parser");
+  }
   if (server.ssl_certfile.empty() != server.ssl_keyfile.empty()) {
     fail(ErrorCode::kInvalidArgument, "TLS needs both --ssl-certfile and --ssl-keyfile");
   }
@@ -245,6 +254,7 @@ void BaseFlags::resolve() {
 void ServeFlags::resolve() {
   read_environment(server);
   server.access_log = !disable_access_log;
+  server.tool_call_format = tool_call_format(tool_call_parser);
   check_server(server);
   check_sources(sources);
   check_combinations(*this, *this);

@@ -51,6 +51,7 @@ struct ServeFlags : BaseFlags {
   std::vector<std::string> bases;  // as given: JSON objects of the flags of one base each
   int shutdown_timeout_s = 30;
   bool disable_access_log = false;
+  std::string tool_call_parser;  // as spelled
 
   std::vector<BaseFlags> served;  // by resolve(): what `bases` describes, or these flags' one model
 

@@ -74,9 +74,6 @@ const IgnoredFlags kIgnored[] = {
      {"--h11-max-incomplete-event-size", "--h11-max-header-count", "--sse-keep-alive-interval",
       "--chat-template-content-format"},
      {"--enable-ssl-refresh", "--enable-tokenizer-info-endpoint"}},
-    {"tool calls are not parsed; requests that want them are refused",
-     {"--tool-call-parser", "--tool-parser-plugin"},
-     {"--enable-auto-tool-choice", "--exclude-tools-when-tool-choice-none"}},
     {"reasoning stays part of the text", {"--reasoning-parser", "--reasoning-parser-plugin"}, {}},
     {"speculation never changes answers, and this server does without", {"--speculative-config"}, {}},
 };
@@ -94,6 +91,7 @@ constexpr RefusedFlag kRefused[] = {
     {"--override-generation-config", "name a file with --generation-config"},
     {"--logits-processors", "there are no plug-ins"},
     {"--middleware", "there are no plug-ins"},
+    {"--tool-parser-plugin", "there are no plug-ins"},
     {"--lora-target-modules", "every module that an adapter's file has is applied"},
     {"--return-tokens-as-token-ids", "ask for it in the request"},
     {"--disable-sliding-window", "the model decides which tokens it attends to"},

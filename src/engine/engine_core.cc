@@ -81,6 +81,14 @@ Finish finish_with_stop_token(int32_t id) {
   return finish;
 }
 
+/// What the grammar allowed, other parameters of the request took away; or it needs more memory than it may
+/// have.
+Error no_token_left() {
+  return Error(ErrorCode::kInvalidArgument,
+               "no token satisfies the request's grammar together with its allowed_token_ids, bad_words and "
+               "logit_bias, or the grammar is too complex");
+}
+
 /// A config may name ids that the model has no row for.
 std::vector<int32_t> known_eos_ids(const ModelConfig& config) {
   std::vector<int32_t> ids(config.eos_token_ids.begin(), config.eos_token_ids.end());
@@ -214,7 +222,8 @@ void EngineCore::sample(const Plan& plan) {
                        .output = tokens.subspan(prompt_size),
                        .eos_ids = eos_ids_of(sequence),
                        .vocab_size = vocab_size_of(sequence),
-                       .key = sequence.sampling_key});
+                       .key = sequence.sampling_key,
+                       .constraint = sequence.request.constraint.get()});
   }
   outputs_.assign(inputs_.size(), {});
   if (inputs_.empty()) return;
@@ -290,8 +299,12 @@ void EngineCore::take_token(Sequence& sequence, TokenOutput output, EngineClock:
   event.tokens.push_back(std::move(output));
   ++counters_.generation_tokens;
 
-  if (!params.ignore_eos && contains(eos_ids_of(sequence), id)) {
+  TokenConstraint* constraint = sequence.request.constraint.get();
+  const bool may_end = constraint != nullptr ? constraint->may_end() : !params.ignore_eos;
+  if (may_end && contains(eos_ids_of(sequence), id)) {
     end(sequence, finish_with(FinishReason::kStop), std::move(event));
+  } else if (constraint != nullptr && !constraint->advance(id)) {
+    end(sequence, finish_with(no_token_left()), std::move(event));
   } else if (contains(params.stop_token_ids, id)) {
     end(sequence, finish_with_stop_token(id), std::move(event));
   } else if (sequence.size() >= sequence.max_size) {

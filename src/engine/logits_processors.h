@@ -1,5 +1,5 @@
-// What a request's parameters do to its logits before anything is drawn, in vLLM's order: allowed ids, bad
-// words, min_tokens, logit_bias, repetition, frequency and presence penalties.
+// What a request's parameters do to its logits before anything is drawn, in vLLM's order: the grammar,
+// allowed ids, bad words, min_tokens, logit_bias, repetition, frequency and presence penalties.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +18,7 @@ struct SamplingInput {
   std::span<const int32_t> eos_ids;
   int vocab_size = 0;  // of the row: what the logits have beyond it is not looked at; 0: all
   uint64_t key = 0;    // of the random numbers; the counter is output.size()
+  TokenConstraint* constraint = nullptr;
 };
 
 class LogitsProcessors {
@@ -28,6 +29,8 @@ class LogitsProcessors {
   void apply(std::span<float> logits, const SamplingInput& input);
 
  private:
+  /// False when the output must end now.
+  bool constrain(std::span<float> logits, const SamplingInput& input);
   void keep_allowed(std::span<float> logits, std::span<const int32_t> allowed);
   void penalise_repetition(std::span<float> logits, const SamplingInput& input);
   void penalise_output(std::span<float> logits, const SamplingInput& input);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "engine/token_constraint.h"
 
 namespace polylora {
 
@@ -95,7 +96,10 @@ struct Request {
   SamplingParams sampling;
   AdapterLease adapter;                // null: base model
   std::vector<int32_t> eos_token_ids;  // end the request; empty: the model's
-  int priority = 0;                    // with the priority policy: lower runs first
+  /// Of this request alone; null: any tokens. With one, an end-of-sequence token ends the output, whatever
+  /// ignore_eos and min_tokens say.
+  std::shared_ptr<TokenConstraint> constraint;
+  int priority = 0;  // with the priority policy: lower runs first
   EventSink sink;
 };
 

@@ -98,6 +98,8 @@ EngineOptions checked_options(EngineOptions options, const ModelConfig& config) 
 
 void check_request(const Request& request, const EngineOptions& options, const ModelConfig& config) {
   const int vocab_size = adapter_vocab_size(request.adapter, config.vocab_size);
+  require(request.constraint == nullptr || !config.eos_token_ids.empty() || !request.eos_token_ids.empty(),
+          "structured output needs a model that has an end-of-sequence token");
   check_sampling(request.sampling);
   check_token_lists(request.sampling, vocab_size);
   check_prompt(request, options.max_model_len, vocab_size);

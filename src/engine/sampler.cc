@@ -13,6 +13,7 @@ namespace {
 // Waking threads has to be worth it. A row costs one pass over its logits; with a softmax over all of them
 // about eight.
 constexpr int64_t kPassesOfSoftmax = 8;
+constexpr int64_t kPassesOfMask = 20;  // one that was not asked for before
 constexpr int64_t kLogitsWorthThreads = int64_t{1} << 21;
 
 std::span<float> row_of(Mat logits, int64_t row) {
@@ -64,7 +65,8 @@ void Sampler::reserve(int vocab_size) {
 
 void Sampler::sample(Mat logits, std::span<const SamplingInput> inputs, std::span<TokenOutput> outputs) {
   int64_t passes = 0;
-  for (const SamplingInput& input : inputs) passes += passes_for(*input.params);
+  for (const SamplingInput& input : inputs)
+    passes += passes_for(*input.params) + (input.constraint != nullptr ? kPassesOfMask : 0);
   const bool threaded = passes * logits.cols >= kLogitsWorthThreads;
   for_each_row(static_cast<int64_t>(inputs.size()), threaded, [&](Workspace& workspace, int64_t row) {
     const SamplingInput& input = inputs[static_cast<size_t>(row)];

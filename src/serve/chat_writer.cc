@@ -32,7 +32,11 @@ class ChatWriter final : public ResponseWriter {
     JsonText event = begin_event();
     event.key("choices").raw("[{");
     event.key("index").number(part.index);
-    event.key("delta").raw("{").key("content").string(part.delta.text).raw("}");
+    event.key("delta").raw("{");
+    const std::vector<ToolCallDelta>& calls = part.delta.tool_calls;
+    if (calls.empty() || !part.delta.text.empty()) event.key("content").string(part.delta.text);
+    if (!calls.empty()) event.key("tool_calls").json(call_deltas(calls));
+    event.raw("}");
     event.key("logprobs").json(logprobs(part.delta.logprobs));
     event.key("finish_reason").json(finish_reason_json(part.delta.end));
     if (part.delta.end) event.key("stop_reason").json(stop_reason_json(part.delta.end));
@@ -46,9 +50,11 @@ class ChatWriter final : public ResponseWriter {
   Json whole_choice(const ReplyPart& part) const {
     Json message;
     message["role"] = head_.role;
-    message["content"] = part.delta.text;
-    for (const char* key : {"refusal", "annotations", "audio", "function_call", "reasoning"})
-      message[key] = nullptr;
+    const bool calls_only = part.delta.text.empty() && !part.delta.tool_calls.empty();
+    message["content"] = calls_only ? Json() : Json(part.delta.text);
+    for (const char* key : {"refusal", "annotations", "audio", "function_call"}) message[key] = nullptr;
+    if (!part.delta.tool_calls.empty()) message["tool_calls"] = whole_calls(part.delta.tool_calls);
+    message["reasoning"] = nullptr;
     Json choice;
     choice["index"] = part.index;
     choice["message"] = std::move(message);
@@ -58,6 +64,32 @@ class ChatWriter final : public ResponseWriter {
     choice["token_ids"] = token_ids(part.delta.token_ids);
     choice["routed_experts"] = nullptr;
     return choice;
+  }
+
+  static Json whole_calls(const std::vector<ToolCallDelta>& calls) {
+    Json list = Json::array();
+    for (const ToolCallDelta& call : calls)
+      list.push_back(Json{{"id", call.id},
+                          {"type", "function"},
+                          {"function", Json{{"name", call.name}, {"arguments", call.arguments}}}});
+    return list;
+  }
+
+  static Json call_deltas(const std::vector<ToolCallDelta>& calls) {
+    Json list = Json::array();
+    for (const ToolCallDelta& call : calls) {
+      Json delta, function;
+      if (!call.id.empty()) {
+        delta["id"] = call.id;
+        delta["type"] = "function";
+        function["name"] = call.name;
+      }
+      delta["index"] = call.index;
+      if (!call.arguments.empty()) function["arguments"] = call.arguments;
+      delta["function"] = std::move(function);
+      list.push_back(std::move(delta));
+    }
+    return list;
   }
 
   /// Says who speaks, once per choice and before any text.

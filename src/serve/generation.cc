@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <random>
+#include <utility>
 
 #include "serve/api_error.h"
 
@@ -65,8 +66,9 @@ class Generation : public std::enable_shared_from_this<Generation> {
     Choice(OutputAssembler the_assembler, size_t the_prompt)
         : assembler(std::move(the_assembler)), prompt(the_prompt) {}
     OutputAssembler assembler;
-    size_t prompt;        // index into plan_.prompts
-    uint64_t number = 0;  // the engine's; 0: not submitted
+    std::unique_ptr<ToolCallParser> tools;  // null: all text is content
+    size_t prompt;                          // index into plan_.prompts
+    uint64_t number = 0;                    // the engine's; 0: not submitted
     ChoiceDelta pending;  // not sent yet; in the end the whole output of a non-streaming choice
     bool chunk_sent = false;
     bool done = false;
@@ -80,8 +82,10 @@ class Generation : public std::enable_shared_from_this<Generation> {
       OutputOptions output = plan_.output;
       output.echo = plan_.echo ? plan_.prompts[p].text : plan_.echo_prefix;
       if (plan_.echo) output.echo_tokens = plan_.prompts[p].ids;
-      for (int i = 0; i < plan_.n; ++i)
+      for (int i = 0; i < plan_.n; ++i) {
         choices_.emplace_back(OutputAssembler(base_.model.tokenizer, names_, output), p);
+        choices_.back().tools = plan_.tool_choice.make_parser();
+      }
     }
   }
 
@@ -93,6 +97,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     request.sampling = plan_.sampling[choice.prompt];
     if (request.sampling.seed) *request.sampling.seed += sibling;  // choices of one seed must differ
     request.adapter = plan_.model.lease;
+    if (plan_.grammar != nullptr) request.constraint = make_constraint(plan_.grammar);
     request.priority = plan_.priority;
     choice.finished.max_tokens = request.sampling.max_tokens;
     // On the engine's thread: note the time, hand over, return.
@@ -110,13 +115,22 @@ class Generation : public std::enable_shared_from_this<Generation> {
     std::optional<Finish> finish = event.finish;
     if (finish && finish->reason == FinishReason::kError) return fail_choice(choice, *finish);
     const bool was_stopped = choice.assembler.stopped();
-    choice.pending.append(choice.assembler.take(std::move(event)));
+    ChoiceDelta delta = choice.assembler.take(std::move(event));
+    if (choice.tools != nullptr) take_calls(*choice.tools, delta);
+    choice.pending.append(std::move(delta));
     if (choice.assembler.stopped() && !was_stopped && !finish) base_.engine.cancel(choice.number);
     if (finish) {
       if (choice.assembler.stopped()) finish->reason = FinishReason::kStop;
       end_choice(choice, *finish);
     }
     if (!answered_) plan_.stream ? send_pending() : send_whole();
+  }
+
+  /// Moves the calls in the delta's text to where they belong.
+  void take_calls(ToolCallParser& parser, ChoiceDelta& delta) const {
+    parser.push(std::exchange(delta.text, {}), delta.end.has_value(), delta.text, delta.tool_calls);
+    // Whoever names the function knows that it will be called: as vLLM, that ends in "stop".
+    if (delta.end) delta.end->in_tool_calls = parser.called() && plan_.tool_choice.name.empty();
   }
 
   void note_gaps(Choice& choice, const Event& event, Clock::time_point now) {
@@ -202,11 +216,16 @@ class Generation : public std::enable_shared_from_this<Generation> {
   void send_pending() {
     if (answered_ || !plan_.stream || exchange_->unsent_bytes() > kUnsentHighWater) return;
     for (size_t i = 0; i < choices_.size(); ++i) {
-      if (choices_[i].pending.empty()) continue;
+      if (!has_news(choices_[i])) continue;
       if (!stream_begun_) begin_stream();
       send_chunk(i);
     }
     if (all_done()) finish_stream();
+  }
+
+  /// Tokens whose text may yet become part of a call are no news.
+  static bool has_news(const Choice& choice) {
+    return choice.tools != nullptr ? choice.pending.visible() : !choice.pending.empty();
   }
 
   void begin_stream() {
@@ -253,6 +272,17 @@ class Generation : public std::enable_shared_from_this<Generation> {
   bool answered_ = false;  // or there is no one to answer to
 };
 
+std::shared_ptr<grammar::CompiledGrammar> compile_grammar(const ServedBase& base,
+                                                          const StructuredOutput& wish) {
+  try {
+    return base.grammars->compile(wish);
+  } catch (const RequestError&) {
+    throw;
+  } catch (const Error& error) {
+    throw RequestError(error.code(), fmt::format("structured output: {}", error.what()), "");
+  }
+}
+
 /// The client's own id where it is one that can be shown in headers and logs.
 std::string request_id(const GenerationFields& request, const HttpRequest& http) {
   for (const std::string_view id : {http.headers.get("x-request-id"), std::string_view(request.request_id)})
@@ -272,6 +302,7 @@ GenerationPlan begin_plan(const ServeContext& context, const GenerationFields& r
   plan.output.skip_special_tokens = request.skip_special_tokens;
   plan.output.min_tokens = request.sampling.min_tokens;
   plan.output.logprobs = request.sampling.logprobs >= 0;
+  if (request.structured) plan.grammar = compile_grammar(*plan.model.base, *request.structured);
   plan.return_token_ids = request.return_token_ids;
   plan.return_tokens_as_token_ids = request.return_tokens_as_token_ids;
   plan.stream = request.stream;

@@ -29,7 +29,9 @@ struct GenerationPlan {
   bool continuous_usage_stats = false;
   int priority = 0;
   ReplyHead head;
-  bool chat = false;  // which format the answer has
+  bool chat = false;                                  // which format the answer has
+  std::shared_ptr<grammar::CompiledGrammar> grammar;  // null: any text
+  ToolChoice tool_choice;
 };
 
 /// Fills what both routes fill alike, "<id_prefix><request id>" included.

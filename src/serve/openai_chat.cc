@@ -19,6 +19,9 @@ GenerationPlan plan_chat(const ServeContext& context, const HttpRequest& http) {
       request.add_generation_prompt ? context.options.response_role : last["role"].get<std::string>();
   plan.head.top_logprobs = std::max(request.sampling.logprobs, 0);
   if (request.echo && last["role"] == plan.head.role) plan.echo_prefix = last["content"].get<std::string>();
+  plan.tool_choice = request.tool_choice;
+  // Markers of calls are special tokens in some vocabularies.
+  if (plan.tool_choice.format) plan.output.skip_special_tokens = false;
   Prompt prompt = make_chat_prompt(base, request);
   const int max_tokens = resolve_max_tokens(base, request, prompt.ids.size());
   plan.sampling.push_back(resolve_sampling(base, request, max_tokens));

@@ -34,6 +34,7 @@ std::string TokenNames::text(int32_t id) const {
 
 void ChoiceDelta::append(ChoiceDelta&& next) {
   text += next.text;
+  append_tool_calls(tool_calls, std::move(next.tool_calls));
   move_append(token_ids, next.token_ids);
   move_append(logprobs, next.logprobs);
   move_append(prompt_logprobs, next.prompt_logprobs);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/request.h"
+#include "serve/tool_calls.h"
 #include "text/stream_decoder.h"
 #include "text/tokenizer.h"
 
@@ -49,17 +50,21 @@ struct ChoiceEnd {
   FinishReason reason = FinishReason::kStop;
   std::optional<std::string> stop_string;
   std::optional<int32_t> stop_token_id;
+  bool in_tool_calls = false;  // what the model wants is calls
 };
 
 /// What is new for the client. Deltas add up: a client that is behind gets several as one.
 struct ChoiceDelta {
   std::string text;
+  std::vector<ToolCallDelta> tool_calls;
   std::vector<int32_t> token_ids;
   std::vector<TokenReport> logprobs;
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;  // per prompt position; the first is empty
   std::optional<ChoiceEnd> end;
 
-  bool empty() const { return token_ids.empty() && text.empty() && logprobs.empty() && !end; }
+  bool empty() const { return token_ids.empty() && !visible(); }
+  /// There is more to see than token ids.
+  bool visible() const { return !text.empty() || !tool_calls.empty() || !logprobs.empty() || end; }
   void append(ChoiceDelta&& next);
 };
 

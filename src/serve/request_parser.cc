@@ -75,18 +75,6 @@ void read_chat_logprobs(FieldReader& fields, const RequestRules& rules, ChatRequ
   out.sampling.logprobs = count.value_or(0);
 }
 
-/// vLLM's rules for a server without --enable-auto-tool-choice, which this one is.
-void check_tool_choice(const FieldReader& fields, const ChatRequest& request) {
-  const Json* choice = fields.find("tool_choice");
-  const bool has_tools = request.tools.is_array() && !request.tools.empty();
-  if (choice == nullptr ? !has_tools : *choice == "none") return;
-  if (choice == nullptr || *choice == "auto")
-    fail_parameter(
-        "tool_choice",
-        "\"auto\" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set");
-  fail_parameter("tool_choice", "tool_choice other than \"none\" is not supported by this server.");
-}
-
 void read_chat_template_fields(FieldReader& fields, ChatRequest& out) {
   if (const Json* tools = fields.array("tools")) out.tools = *tools;
   if (const Json* documents = fields.array("documents")) out.documents = *documents;
@@ -124,6 +112,8 @@ RequestRules request_rules(const ServerOptions& options, const ServedModel& mode
   rules.max_logprobs = model.max_logprobs;
   rules.priority_scheduling = priority_scheduling;
   rules.force_include_usage = options.enable_force_include_usage;
+  rules.tools = {options.enable_auto_tool_choice ? options.tool_call_format : std::nullopt,
+                 options.exclude_tools_when_tool_choice_none};
   rules.default_temperature = model.default_temperature;
   rules.default_top_p = model.default_top_p;
   rules.default_min_p = model.default_min_p;
@@ -160,7 +150,13 @@ ChatRequest parse_chat_request(const Json& body, const RequestRules& rules) {
   fields.finish();
   check_messages(request);
   refuse_unsupported_fields(fields);
-  check_tool_choice(fields, request);
+  request.tool_choice = read_tool_choice(fields, rules.tools, request.tools);
+  if (request.tool_choice.arguments) {
+    if (request.structured)
+      fail_parameter("tool_choice",
+                     "a tool_choice that forces a call cannot go together with other structured output.");
+    request.structured = request.tool_choice.arguments;
+  }
   check_generation_fields(fields, rules, request);
   read_chat_logprobs(fields, rules, request);
   fields.finish();

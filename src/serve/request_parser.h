@@ -12,6 +12,8 @@
 #include "serve/field_reader.h"
 #include "serve/json_body.h"
 #include "serve/server.h"
+#include "serve/structured_output.h"
+#include "serve/tool_choice.h"
 
 namespace polylora {
 
@@ -24,6 +26,7 @@ struct RequestRules {
   int max_logprobs = 20;
   bool priority_scheduling = false;
   bool force_include_usage = false;
+  ToolRules tools;
   std::optional<float> default_temperature, default_top_p, default_min_p, default_repetition_penalty;
   std::optional<int> default_top_k;
 };
@@ -50,6 +53,7 @@ struct GenerationFields {
   bool stream = false;
   bool include_usage = false;
   bool continuous_usage_stats = false;
+  std::optional<StructuredOutput> structured;
   std::optional<bool> add_special_tokens;
   std::optional<int> truncate_prompt_tokens;  // -1: to what the model can take
   int priority = 0;
@@ -64,8 +68,9 @@ struct CompletionRequest : GenerationFields {
 
 struct ChatRequest : GenerationFields {
   Json messages = Json::array();  // not empty; contents are strings
-  Json tools;                     // null or a list
-  Json documents;                 // null or a list
+  Json tools;                     // null or a list; what the template sees
+  ToolChoice tool_choice;
+  Json documents;  // null or a list
   Json template_kwargs = Json::object();
   bool add_generation_prompt = true;
   bool continue_final_message = false;

@@ -49,7 +49,7 @@ Json finish_reason_json(const std::optional<ChoiceEnd>& end) {
   if (!end) return nullptr;
   switch (end->reason) {
     case FinishReason::kStop:
-      return "stop";
+      return end->in_tool_calls ? "tool_calls" : "stop";
     case FinishReason::kLength:
       return "length";
     case FinishReason::kAbort:

@@ -110,6 +110,7 @@ void read_generation_fields(FieldReader& fields, const RequestRules& rules, Gene
   out.priority = fields.small_integer("priority").value_or(0);
   out.request_id = fields.string("request_id").value_or("");
   if (const auto count = fields.small_integer("prompt_logprobs")) out.sampling.prompt_logprobs = *count;
+  out.structured = read_structured_output(fields);
   read_stream_options(fields, rules, out);
 }
 
@@ -157,12 +158,23 @@ void check_logprobs(std::string_view param, std::string_view what, int count, co
 }
 
 void refuse_unsupported_fields(const FieldReader& fields) {
-  static constexpr std::array kUnsupported = {
-      "suffix",        "structured_outputs",    "guided_json",       "guided_regex",
-      "guided_choice", "guided_grammar",        "structural_tag",    "prompt_embeds",
-      "chat_template", "mm_processor_kwargs",   "logits_processors", "functions",
-      "function_call", "thinking_token_budget", "prediction",        "audio",
-      "modalities",    "kv_transfer_params",    "logit_processors",  "web_search_options"};
+  static constexpr std::array kUnsupported = {"suffix",
+                                              "guided_grammar",
+                                              "guided_whitespace_pattern",
+                                              "structural_tag",
+                                              "prompt_embeds",
+                                              "chat_template",
+                                              "mm_processor_kwargs",
+                                              "logits_processors",
+                                              "functions",
+                                              "function_call",
+                                              "thinking_token_budget",
+                                              "prediction",
+                                              "audio",
+                                              "modalities",
+                                              "kv_transfer_params",
+                                              "logit_processors",
+                                              "web_search_options"};
   for (const char* key : kUnsupported) {
     const Json* value = fields.find(key);
     const bool empty = value == nullptr || (value->is_structured() && value->empty()) || *value == "";
@@ -170,10 +182,6 @@ void refuse_unsupported_fields(const FieldReader& fields) {
   }
   if (const Json* beams = fields.find("use_beam_search"); beams != nullptr && *beams != false)
     fail_parameter("use_beam_search", "use_beam_search is not supported by this server.");
-  if (const Json* format = fields.find("response_format"))
-    if (!format->is_object() || format->value("type", Json()) != "text")
-      fail_parameter("response_format",
-                     "response_format other than {\"type\": \"text\"} is not supported by this server.");
 }
 
 }  // namespace polylora

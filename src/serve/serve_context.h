@@ -10,6 +10,7 @@
 
 #include "engine/adapter_registry.h"
 #include "engine/engine.h"
+#include "serve/grammar_cache.h"
 #include "serve/http_message.h"
 #include "serve/json_body.h"
 #include "serve/metrics.h"
@@ -24,6 +25,7 @@ struct ServedBase {
   ServedModel model;
   Engine& engine;
   RequestRules rules;
+  std::unique_ptr<GrammarCache> grammars;  // over its tokenizer
 
   const std::string& name() const { return model.names.front(); }
 };

@@ -48,7 +48,8 @@ std::vector<ServedBase> served_bases(std::vector<ServedModel> models, const Serv
   for (ServedModel& model : models) {
     Engine& engine = *model.engine;
     RequestRules rules = request_rules(options, model, engine.options().priority_scheduling);
-    bases.push_back({std::move(model), engine, std::move(rules)});
+    auto grammars = std::make_unique<GrammarCache>(model.tokenizer);
+    bases.push_back({std::move(model), engine, std::move(rules), std::move(grammars)});
   }
   return bases;
 }

@@ -13,6 +13,7 @@
 #include "engine/adapter_registry.h"
 #include "engine/engine.h"
 #include "engine/request.h"
+#include "serve/tool_calls.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -52,6 +53,10 @@ struct ServerOptions {
   bool enable_prompt_tokens_details = false;
   bool enable_force_include_usage = false;
   bool enable_request_id_headers = false;
+  /// Whether and how the model's own tool calls are looked for (tool_choice "auto").
+  bool enable_auto_tool_choice = false;
+  std::optional<ToolCallFormat> tool_call_format;
+  bool exclude_tools_when_tool_choice_none = false;
   bool access_log = true;
   int http_threads = 1;
   // limits against hostile or broken clients

@@ -10,14 +10,15 @@ ALLOWED = {
     "base": set(),
     "ops": {"base"},
     "text": {"base"},
+    "grammar": {"base", "text"},
     "model": {"base", "ops"},
     "io": {"base", "ops", "model"},
     "engine": {"base", "ops", "model", "io"},
     "hub": {"base"},
     "load": {"base", "text"},
     "tune": {"base", "ops", "text", "model", "io"},
-    "serve": {"base", "text", "engine"},
-    "cli": {"base", "ops", "text", "model", "io", "engine", "tune", "serve", "load", "hub"},
+    "serve": {"base", "text", "grammar", "engine"},
+    "cli": {"base", "ops", "text", "grammar", "model", "io", "engine", "tune", "serve", "load", "hub"},
 }
 INCLUDE = re.compile(r'^\s*#include "([a-z_]+)/', re.MULTILINE)
 

@@ -303,5 +303,49 @@ TEST(SamplerSpeed, DISABLED_Rows16By49152) {
   }
 }
 
+class FixedConstraint final : public TokenConstraint {
+ public:
+  FixedConstraint(TokenMask mask, bool ends)
+      : mask_(std::make_shared<TokenMask>(std::move(mask))), ends_(ends) {}
+  std::shared_ptr<const TokenMask> allowed() override { return mask_; }
+  bool may_end() const override { return ends_; }
+  bool advance(int32_t) override { return true; }
+
+ private:
+  const std::shared_ptr<const TokenMask> mask_;
+  const bool ends_;
+};
+
+int32_t constrained(TokenConstraint& constraint, const SamplingParams& params, int vocab = 150) {
+  std::vector<float> logits(static_cast<size_t>(vocab));
+  for (size_t i = 0; i < logits.size(); ++i) logits[i] = static_cast<float>(i);
+  const std::vector<int32_t> eos = {149};
+  const SamplingInput input = {
+      .params = &params, .prompt = {}, .output = {}, .eos_ids = eos, .key = 0, .constraint = &constraint};
+  TokenOutput output;
+  Sampler(vocab, 1).sample(Mat(logits.data(), 1, vocab), {&input, 1}, {&output, 1});
+  return output.id;
+}
+
+TEST(Sampler, AConstraintDecidesWhatMayBeDrawn) {
+  SamplingParams greedy;
+  greedy.temperature = 0;
+  FixedConstraint some({uint64_t{1} << 63, 1, 0}, false), either({0, 0, uint64_t{1} << 3}, true),
+      end({0, 0, 0}, true);
+  EXPECT_EQ(constrained(some, greedy), 64);
+  EXPECT_EQ(constrained(either, greedy), 149);
+  FixedConstraint narrow({uint64_t{1} << 5},
+                         false);  // a tokenizer may know fewer tokens than the model has rows
+  EXPECT_EQ(constrained(narrow, greedy), 5);
+  SamplingParams random;
+  random.temperature = 5;
+  random.seed = 1;
+  EXPECT_EQ(constrained(narrow, random), 5);
+  // min_tokens holds only while there is something else to write.
+  greedy.min_tokens = 10;
+  EXPECT_EQ(constrained(either, greedy), 131);
+  EXPECT_EQ(constrained(end, greedy), 149);
+}
+
 }  // namespace
 }  // namespace polylora
