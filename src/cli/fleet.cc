@@ -83,6 +83,7 @@ std::vector<ServedModel> Fleet::served_models() const {
     model.tokenizer = base.loaded.tokenizer.get();
     model.chat_template = base.loaded.chat_template ? &*base.loaded.chat_template : nullptr;
     model.max_logprobs = base.flags.max_logprobs;
+    model.eos_token_ids = base.loaded.model->config.eos_token_ids;
   }
   return models;
 }

@@ -66,17 +66,20 @@ ServedModel text_side(const LoadOptions& options, const TextAssets& assets) {
   text.root = options.model;
   text.bos_token = assets.bos_token;
   text.eos_token = assets.eos_token;
-  const json config = load_generation_config(options.generation_config, assets);
-  take_number(config, "temperature", text.default_temperature);
-  take_number(config, "top_p", text.default_top_p);
-  take_number(config, "top_k", text.default_top_k);
-  take_number(config, "min_p", text.default_min_p);
-  take_number(config, "repetition_penalty", text.default_repetition_penalty);
-  take_number(config, "max_new_tokens", text.default_max_tokens);
+  take_generation_defaults(load_generation_config(options.generation_config, assets), text);
   return text;
 }
 
 }  // namespace
+
+void take_generation_defaults(const json& config, ServedModel& model) {
+  take_number(config, "temperature", model.default_temperature);
+  take_number(config, "top_p", model.default_top_p);
+  take_number(config, "top_k", model.default_top_k);
+  take_number(config, "min_p", model.default_min_p);
+  take_number(config, "repetition_penalty", model.default_repetition_penalty);
+  take_number(config, "max_new_tokens", model.default_max_tokens);
+}
 
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& path) {
   if (path.extension() == ".gguf") {

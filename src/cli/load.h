@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <optional>
 #include <string>
 
@@ -40,6 +41,9 @@ struct LoadedModel {
 /// The tokenizer of a tokenizer.json, of a folder with one, or of a .gguf file. Throws what reading them
 /// does.
 std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& path);
+
+/// Takes what a generation_config.json has of temperature, top_p, … as the defaults of requests.
+void take_generation_defaults(const nlohmann::json& config, ServedModel& model);
 
 /// Throws what Checkpoint, Tokenizer and ChatTemplate throw. Models may share a backend; null: one is made.
 LoadedModel load(const LoadOptions& options, const ProgressFn& progress,

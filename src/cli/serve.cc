@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "cli/adapter_text.h"
 #include "cli/console.h"
 #include "cli/fleet.h"
 #include "cli/kv_size.h"
@@ -99,6 +100,10 @@ void serve(const ServeFlags& flags) {
   ServerOptions server_options = flags.server;
   server_options.find_adapter = [&sources](const std::string& text) {
     return sources.find_requested_adapter(text);
+  };
+  AdapterTextReader texts(!flags.load.chat_template.empty());
+  server_options.load_adapter_text = [&texts](const std::filesystem::path& folder, const ServedModel& base) {
+    return texts.read(folder, base);
   };
   std::vector<LoraModule> modules = fleet_modules(flags);
   find_lora_modules(modules, sources);

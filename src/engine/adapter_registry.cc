@@ -462,6 +462,10 @@ const std::string& adapter_name(const AdapterLease& lease) {
   return lease->name;
 }
 
+const std::filesystem::path& adapter_path(const AdapterLease& lease) {
+  return lease->path;
+}
+
 std::vector<std::string> adapter_names(const AdapterLease& lease) {
   if (lease->members.empty()) return {lease->name};
   std::vector<std::string> names;

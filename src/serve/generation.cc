@@ -97,6 +97,7 @@ class Generation : public std::enable_shared_from_this<Generation> {
     request.sampling = plan_.sampling[choice.prompt];
     if (request.sampling.seed) *request.sampling.seed += sibling;  // choices of one seed must differ
     request.adapter = plan_.model.lease;
+    request.eos_token_ids = base_.model.eos_token_ids;
     if (plan_.grammar != nullptr) request.constraint = make_constraint(plan_.grammar);
     request.priority = plan_.priority;
     choice.finished.max_tokens = request.sampling.max_tokens;

@@ -31,7 +31,10 @@ const ServedBase& base_of(const ServeContext& context, const AdapterLease& lease
 
 ModelChoice choose_adapter(const ServeContext& context, std::string echoed, std::string name,
                            AdapterLease lease) {
-  return {&base_of(context, lease), std::move(echoed), std::move(name), std::move(lease)};
+  const ServedBase& base = base_of(context, lease);
+  std::shared_ptr<const ServedBase> own = context.texts.find(base, context.options, lease);
+  return {own != nullptr ? own.get() : &base, std::move(echoed), std::move(name), std::move(lease),
+          std::move(own)};
 }
 
 ModelChoice choose_stack(const ServeContext& context, std::string echoed,
@@ -50,7 +53,7 @@ ModelChoice choose_stack(const ServeContext& context, std::string echoed,
 ModelChoice choose_listed(const ServeContext& context, const ServedBase& base,
                           std::span<const WeightedName> adapters) {
   ModelChoice choice = choose_stack(context, base.name(), adapters, "adapters");
-  if (choice.base != &base)
+  if (choice.base->name() != base.name())
     fail_parameter("adapters", fmt::format("the adapters are for the base model `{}`, but `model` is `{}`.",
                                            choice.base->name(), base.name()));
   return choice;
@@ -95,13 +98,16 @@ ModelChoice choose_model(const ServeContext& context, const std::string& name,
   return choose_stack(context, name, joined, "model");
 }
 
-const RequestRules& rules_for(const ServeContext& context, const Json& body) {
+RequestRules rules_for(const ServeContext& context, const Json& body) {
   const auto model = body.find("model");
   const std::string name = model != body.end() && model->is_string() ? model->get<std::string>() : "";
   if (const ServedBase* base = find_base(context, name)) return base->rules;
   AdapterLease lease = context.registry.lease(name);
   if (lease == nullptr) lease = context.registry.lease(name.substr(0, name.find('+')));
-  return (lease != nullptr ? base_of(context, lease) : context.bases.front()).rules;
+  if (lease == nullptr) return context.bases.front().rules;
+  const ServedBase& base = base_of(context, lease);
+  const std::shared_ptr<const ServedBase> own = context.texts.find(base, context.options, lease);
+  return own != nullptr ? own->rules : base.rules;
 }
 
 void prepare_answer(ServeContext& context, const std::shared_ptr<Exchange>& exchange,

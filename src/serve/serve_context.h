@@ -10,6 +10,7 @@
 
 #include "engine/adapter_registry.h"
 #include "engine/engine.h"
+#include "serve/adapter_texts.h"
 #include "serve/grammar_cache.h"
 #include "serve/http_message.h"
 #include "serve/json_body.h"
@@ -36,6 +37,7 @@ struct ServeContext {
   const std::vector<ServedBase> bases;  // the registry's, in its order; not empty
   AdapterRegistry& registry;
   const ServerOptions& options;
+  AdapterTexts& texts;
   Metrics metrics;
   std::atomic<int> load{0};  // generation requests being served
   /// Runs work that reads disks (adapter loads), one at a time, away from the HTTP threads.
@@ -46,10 +48,11 @@ struct ServeContext {
 
 /// Which weights a request's `model` means.
 struct ModelChoice {
-  const ServedBase* base = nullptr;  // never null
-  std::string echoed;                // the answer's "model"
-  std::string adapter;               // in metrics; empty: the base model
-  AdapterLease lease;                // null: the base model
+  const ServedBase* base = nullptr;            // never null; as the adapter changes it
+  std::string echoed;                          // the answer's "model"
+  std::string adapter;                         // in metrics; empty: the base model
+  AdapterLease lease;                          // null: the base model
+  std::shared_ptr<const ServedBase> own_text;  // what `base` points to when it is the adapter's own
 };
 
 /// `name` is a base model, an adapter, or adapters joined by '+', each with weight 1; `adapters`, unless
@@ -60,7 +63,7 @@ ModelChoice choose_model(const ServeContext& context, const std::string& name,
 
 /// Whose rules a body is read by: those of the base model that its `model` stands for, or the first one's
 /// when it stands for none; choose_model() says so once the body is known to be sound otherwise.
-const RequestRules& rules_for(const ServeContext& context, const Json& body);
+RequestRules rules_for(const ServeContext& context, const Json& body);
 
 /// The base model that is served under this name, the first one under an empty name; null: none.
 const ServedBase* find_base(const ServeContext& context, const std::string& name);

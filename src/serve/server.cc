@@ -65,6 +65,7 @@ class Server::Impl {
  public:
   Impl(std::vector<ServedModel> models, AdapterRegistry& registry, const ServerOptions& options)
       : options_(options),
+        texts_(options_.load_adapter_text),
         auth_(options_.api_keys),
         cors_(options_),
         http_(
@@ -73,6 +74,7 @@ class Server::Impl {
         context_{.bases = served_bases(std::move(models), options_),
                  .registry = registry,
                  .options = options_,
+                 .texts = texts_,
                  .metrics = Metrics(context_.bases, registry),
                  .run_loading =
                      [this](std::function<void()> work) { boost::asio::post(loading_, std::move(work)); },
@@ -149,6 +151,7 @@ class Server::Impl {
   }
 
   const ServerOptions options_;
+  AdapterTexts texts_;
   const Authenticator auth_;
   const Cors cors_;
   Router router_;

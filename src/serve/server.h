@@ -28,12 +28,24 @@ struct ServedModel {
   const Tokenizer* tokenizer = nullptr;         // null with --skip-tokenizer-init: token ids only
   const ChatTemplate* chat_template = nullptr;  // null: /v1/chat/completions answers 400
   std::string bos_token, eos_token;             // for the template; empty: absent
+  std::vector<int32_t> eos_token_ids;           // what ends an answer; empty: what the engine's model says
   bool add_special_tokens = true;               // to plain /v1/completions prompts
   /// From generation_config.json (--generation-config): used where a request is silent.
   std::optional<float> default_temperature, default_top_p, default_min_p, default_repetition_penalty;
   std::optional<int> default_top_k, default_max_tokens;
   int max_logprobs = 20;  // most that a request may ask for
 };
+
+/// A model's text side as an adapter changes it, and what it then points to.
+struct OwnText {
+  ServedModel model;
+  std::shared_ptr<const Tokenizer> tokenizer;         // null: the base's
+  std::shared_ptr<const ChatTemplate> chat_template;  // null: the base's
+};
+
+/// Reads an adapter's folder; empty when it changes nothing of the base's text side. Any thread.
+using AdapterTextLoader =
+    std::function<std::optional<OwnText>(const std::filesystem::path& folder, const ServedModel& base)>;
 
 struct ServerOptions {
   std::string host = "0.0.0.0";
@@ -49,6 +61,7 @@ struct ServerOptions {
   bool allow_runtime_lora_updating = false;  // the /v1/load_lora_adapter routes exist at all
   /// What the path of a load request stands for; empty: itself. Called on the loading thread; may download.
   std::function<std::filesystem::path(const std::string&)> find_adapter;
+  AdapterTextLoader load_adapter_text;  // empty: adapters speak as their base does
   bool enable_lora = false;
   bool enable_prompt_tokens_details = false;
   bool enable_force_include_usage = false;

@@ -84,7 +84,8 @@ void cut_after_final_message(std::string& prompt, const ordered_json& messages) 
 
 }  // namespace
 
-ChatTemplate::ChatTemplate(std::string_view jinja_source) : template_(jinja::parse(jinja_source)) {}
+ChatTemplate::ChatTemplate(std::string_view jinja_source)
+    : source_(jinja_source), template_(jinja::parse(jinja_source)) {}
 ChatTemplate::~ChatTemplate() = default;
 ChatTemplate::ChatTemplate(ChatTemplate&&) noexcept = default;
 ChatTemplate& ChatTemplate::operator=(ChatTemplate&&) noexcept = default;

@@ -37,11 +37,14 @@ class ChatTemplate {
     std::function<std::tm()> clock;         // for strftime_now; local time when empty
   };
 
+  const std::string& source() const { return source_; }
+
   /// The prompt. Throws kInvalidArgument for messages that the template refuses (its own words when it calls
   /// raise_exception) or cannot handle, kResourceExhausted for a render that runs away.
   std::string render(const nlohmann::ordered_json& messages, const Options& options) const;
 
  private:
+  std::string source_;
   std::unique_ptr<const jinja::Template> template_;
 };
 

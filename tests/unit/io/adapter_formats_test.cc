@@ -8,6 +8,7 @@
 #include "io/checkpoint.h"
 #include "io/file_builders.h"
 #include "io/peft_adapter.h"
+#include "model/random_model.h"
 
 namespace polylora {
 namespace {
@@ -145,13 +146,14 @@ class AdapterFormats : public testing::Test {
     EXPECT_EQ(values_of(q.b), qb_);
     EXPECT_EQ(values_of(v.a), va_);
     EXPECT_EQ(values_of(v.b), vb_);
-    EXPECT_NE(file.load(*backend_, DType::kF32)->weight(0, Site::kQkv), nullptr);
+    EXPECT_NE(file.load(*model_, *backend_, DType::kF32)->weight(0, Site::kQkv), nullptr);
   }
   void expect_refused(const fs::path& path, ErrorCode code, const std::vector<std::string>& parts) {
     expect_error(code, parts, [&] { AdapterFile(path, small_model()); });
   }
 
   std::unique_ptr<Backend> backend_ = make_backend({.name = "ref"});
+  std::unique_ptr<Model> model_ = make_random_model(small_model(), *backend_, WeightFormat::kF32);
   TempFolder folder_;
 };
 
@@ -265,7 +267,7 @@ TEST_F(AdapterFormats, RanksUpTo1024) {
     for (const char* name : {"ref", "cpu"}) {
       const auto backend = make_backend({.name = name});
       for (const DType dtype : {DType::kF32, DType::kBf16, DType::kI8})
-        EXPECT_EQ(file.load(*backend, dtype)->weight(0, Site::kQkv)->total_rank(), rank) << name;
+        EXPECT_EQ(file.load(*model_, *backend, dtype)->weight(0, Site::kQkv)->total_rank(), rank) << name;
     }
   }
 }
@@ -359,7 +361,7 @@ TEST_F(AdapterFormats, GgufQ8WithHalvesBeside) {
   EXPECT_EQ(file.pairs()[0].dtype(), DType::kF32);
   EXPECT_EQ(values_of(file.pairs()[0].a)[kWidth + 20], 2.0f);
   EXPECT_EQ(values_of(file.pairs()[0].b), qb_);
-  EXPECT_NE(file.load(*backend_, DType::kF32)->weight(0, Site::kQkv), nullptr);
+  EXPECT_NE(file.load(*model_, *backend_, DType::kF32)->weight(0, Site::kQkv), nullptr);
 }
 
 TEST_F(AdapterFormats, GgufEmbeddingNormAndHead) {
@@ -414,7 +416,8 @@ TEST_F(AdapterFormats, NanInATransposedTensorIsNamed) {
   bad[5] = std::numeric_limits<float>::quiet_NaN();
   tensors.add(kQ + ".lora_b", {kRank, kWidth}, bad);
   const AdapterFile file(write_mlx(mlx_config(), tensors), small_model());
-  expect_error(ErrorCode::kDataCorrupt, {kQ + ".lora_B", "NaN"}, [&] { file.load(*backend_, DType::kF32); });
+  expect_error(ErrorCode::kDataCorrupt, {kQ + ".lora_B", "NaN"},
+               [&] { file.load(*model_, *backend_, DType::kF32); });
 }
 
 TEST_F(AdapterFormats, SurviveMutations) {
@@ -422,14 +425,14 @@ TEST_F(AdapterFormats, SurviveMutations) {
   builder.f32("adapter.lora.alpha", 6);
   const std::string good = add_pairs(builder).bytes();
   survive_mutations(good, 1000, [&](const std::string& bytes) {
-    AdapterFile(folder_.write("adapter.gguf", bytes), small_model()).load(*backend_, DType::kF32);
+    AdapterFile(folder_.write("adapter.gguf", bytes), small_model()).load(*model_, *backend_, DType::kF32);
   });
   write_mlx(mlx_config(), mlx_tensors());
   const std::string config = mlx_config().dump(), tensors = read_all(folder_.path() / "adapters.safetensors");
   survive_mutations(config, 1000, [](const std::string& text) { parse_mlx_config(text, "x"); });
   survive_mutations(tensors, 500, [&](const std::string& bytes) {
     folder_.write("adapters.safetensors", bytes);
-    AdapterFile(folder_.path(), small_model()).load(*backend_, DType::kF32);
+    AdapterFile(folder_.path(), small_model()).load(*model_, *backend_, DType::kF32);
   });
 }
 

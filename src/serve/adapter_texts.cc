@@ -1,0 +1,48 @@
+#include "serve/adapter_texts.h"
+
+#include <algorithm>
+
+#include "serve/serve_context.h"
+
+namespace polylora {
+namespace {
+
+/// What the pointers in a ServedBase point to, and the ServedBase itself.
+struct OwnedBase {
+  OwnText text;
+  std::optional<ServedBase> base;
+};
+
+std::shared_ptr<const ServedBase> make_base(const ServedBase& base, const ServerOptions& options,
+                                            OwnText text) {
+  const auto owned = std::make_shared<OwnedBase>(OwnedBase{std::move(text), std::nullopt});
+  const ServedModel& model = owned->text.model;
+  owned->base.emplace(ServedBase{model, base.engine,
+                                 request_rules(options, model, base.engine.options().priority_scheduling),
+                                 std::make_unique<GrammarCache>(model.tokenizer)});
+  return {owned, &*owned->base};
+}
+
+}  // namespace
+
+std::shared_ptr<const ServedBase> AdapterTexts::find(const ServedBase& base, const ServerOptions& options,
+                                                     const AdapterLease& adapter) {
+  if (!load_ || adapter == nullptr || adapter_path(adapter).empty()) return nullptr;
+  const uint64_t generation = adapter_generation_id(adapter);
+  {
+    const std::scoped_lock lock(mutex_);
+    const auto found = std::ranges::find(entries_, generation, &Entry::first);
+    if (found != entries_.end()) {
+      entries_.splice(entries_.begin(), entries_, found);
+      return found->second;
+    }
+  }
+  std::optional<OwnText> text = load_(adapter_path(adapter), base.model);
+  std::shared_ptr<const ServedBase> own = text ? make_base(base, options, std::move(*text)) : nullptr;
+  const std::scoped_lock lock(mutex_);
+  entries_.emplace_front(generation, own);
+  if (entries_.size() > kMaxTexts) entries_.pop_back();
+  return own;
+}
+
+}  // namespace polylora
