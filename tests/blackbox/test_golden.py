@@ -12,7 +12,6 @@ from harness import BINARY, DATA, ROOT, Server, read_safetensors
 SHARED = ROOT.parent / "shared" / "golden"
 GOLDEN = SHARED if SHARED.is_dir() else DATA
 NOT_SERVED = {"mixtral_moe", "qwen3_moe"}  # mixtures of experts
-NOT_SERVED_ADAPTERS = {"dora_r8", "embed_lmhead", "save_lm_head", "bias_lora_only", "lora_bias"}
 MODELS = sorted(path.name for path in (GOLDEN / "models").iterdir() if path.is_dir() and path.name not in NOT_SERVED)
 LOGPROB_TOLERANCE = 2e-4  # the strict bound of the reference's own README; it allows 1e-3
 SUM_TOLERANCE = 2e-3
@@ -31,7 +30,7 @@ def token(key):
 
 def adapters_of(model):
     folder = GOLDEN / "adapters" / model
-    return sorted(path for path in folder.iterdir() if path.is_dir() and path.name not in NOT_SERVED_ADAPTERS)
+    return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
 def references(model):
