@@ -1,0 +1,150 @@
+#include "io/sentencepiece.h"
+
+#include <algorithm>
+#include <string_view>
+#include <tuple>
+#include <unordered_map>
+
+namespace polylora {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr const char* kSpace = "▁";  // U+2581 stands for it in pieces
+
+bool begins_character(char byte) {
+  return (static_cast<unsigned char>(byte) & 0xC0u) != 0x80u;
+}
+
+Json replace(std::string_view from, std::string_view to) {
+  return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+}
+
+Json normalizer(bool add_dummy_prefix) {
+  if (!add_dummy_prefix) return replace(" ", kSpace);
+  const Json prepend = {{"type", "Prepend"}, {"prepend", kSpace}};
+  return {{"type", "Sequence"}, {"normalizers", Json::array({prepend, replace(" ", kSpace)})}};
+}
+
+Json decoder(bool add_dummy_prefix) {
+  Json steps = Json::array({replace(kSpace, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
+  if (add_dummy_prefix) steps.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
+  return {{"type", "Sequence"}, {"decoders", std::move(steps)}};
+}
+
+Json special(std::string_view token) {
+  return {{"SpecialToken", {{"id", token}, {"type_id", 0}}}};
+}
+
+Json post_processor(const SentencePieces& vocabulary, bool add_bos, bool add_eos) {
+  const std::string bos = add_bos ? vocabulary.text_of(vocabulary.bos_id) : "";
+  const std::string eos = add_eos ? vocabulary.text_of(vocabulary.eos_id) : "";
+  if (bos.empty() && eos.empty()) return nullptr;
+  Json steps = Json::array(), tokens = Json::object();
+  const auto add = [&](const std::string& token, int64_t id) {
+    if (token.empty()) return;
+    steps.push_back(special(token));
+    tokens[token] = {{"id", token}, {"ids", Json::array({id})}, {"tokens", Json::array({token})}};
+  };
+  add(bos, vocabulary.bos_id);
+  steps.push_back({{"Sequence", {{"id", "A"}, {"type_id", 0}}}});
+  add(eos, vocabulary.eos_id);
+  return {{"type", "TemplateProcessing"},
+          {"single", steps},
+          {"pair", steps},
+          {"special_tokens", std::move(tokens)}};
+}
+
+Json added_tokens(const SentencePieces& vocabulary) {
+  Json added = Json::array();
+  for (size_t id = 0; id < vocabulary.pieces.size(); ++id) {
+    const SentencePieces::Piece& piece = vocabulary.pieces[id];
+    const bool is_special = piece.type == PieceType::kControl || piece.type == PieceType::kUnknown;
+    if (!is_special && piece.type != PieceType::kUserDefined) continue;
+    added.push_back({{"id", id},
+                     {"content", piece.text},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", is_special}});
+  }
+  return added;
+}
+
+Json model(const SentencePieces& vocabulary) {
+  Json vocab = Json::object();
+  auto& members = vocab.get_ref<Json::object_t&>();  // ordered_json looks keys up linearly; append instead
+  members.reserve(vocabulary.pieces.size());
+  for (size_t id = 0; id < vocabulary.pieces.size(); ++id)
+    members.emplace_back(vocabulary.pieces[id].text, id);
+  const std::string unknown = vocabulary.text_of(vocabulary.unknown_id);
+  return {{"type", "BPE"},
+          {"dropout", nullptr},
+          {"unk_token", unknown.empty() ? Json(nullptr) : Json(unknown)},
+          {"continuing_subword_prefix", nullptr},
+          {"end_of_word_suffix", nullptr},
+          {"fuse_unk", true},
+          {"byte_fallback", vocabulary.byte_fallback},
+          {"ignore_merges", false},
+          {"vocab", std::move(vocab)},
+          {"merges", implied_merges(vocabulary)}};
+}
+
+struct Merge {
+  float score;
+  size_t left_id, right_id;
+  std::string_view left, right;
+  size_t left_length, right_length;  // characters
+};
+
+}  // namespace
+
+std::string SentencePieces::text_of(int64_t id) const {
+  const bool known = id >= 0 && id < static_cast<int64_t>(pieces.size());
+  return known ? pieces[static_cast<size_t>(id)].text : std::string();
+}
+
+std::vector<std::string> implied_merges(const SentencePieces& vocabulary) {
+  std::unordered_map<std::string_view, size_t> ids;
+  for (size_t id = 0; id < vocabulary.pieces.size(); ++id) ids[vocabulary.pieces[id].text] = id;
+  std::vector<Merge> merges;
+  for (const SentencePieces::Piece& piece : vocabulary.pieces) {
+    const std::string_view text = piece.text;
+    const auto characters = static_cast<size_t>(std::ranges::count_if(text, begins_character));
+    const size_t first = merges.size();
+    for (size_t at = 1, left = 1; at < text.size(); ++at) {
+      if (!begins_character(text[at])) continue;
+      const auto a = ids.find(text.substr(0, at)), b = ids.find(text.substr(at));
+      if (a != ids.end() && b != ids.end())
+        merges.push_back({piece.score, a->second, b->second, a->first, b->first, left, characters - left});
+      ++left;
+    }
+    std::sort(merges.begin() + static_cast<std::ptrdiff_t>(first), merges.end(),
+              [](const Merge& x, const Merge& y) {
+                return std::tie(x.left_id, x.right_id) < std::tie(y.left_id, y.right_id);
+              });
+  }
+  std::stable_sort(merges.begin(), merges.end(), [](const Merge& x, const Merge& y) {
+    return std::tie(x.score, x.left_length, x.right_length) >
+           std::tie(y.score, y.left_length, y.right_length);
+  });
+  std::vector<std::string> lines;
+  lines.reserve(merges.size());
+  for (const Merge& merge : merges) lines.push_back(std::string(merge.left) + ' ' + std::string(merge.right));
+  return lines;
+}
+
+Json sentencepiece_tokenizer(const SentencePieces& vocabulary, bool add_bos, bool add_eos) {
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", added_tokens(vocabulary)},
+          {"normalizer", normalizer(vocabulary.add_dummy_prefix)},
+          {"pre_tokenizer", nullptr},
+          {"post_processor", post_processor(vocabulary, add_bos, add_eos)},
+          {"decoder", decoder(vocabulary.add_dummy_prefix)},
+          {"model", model(vocabulary)}};
+}
+
+}  // namespace polylora

@@ -1,0 +1,46 @@
+// SentencePiece vocabularies of BPE models rendered as Hugging Face tokenizer files, so that there is one
+// tokenizer reader. What they become is what transformers' LlamaConverter makes of them
+// (https://github.com/huggingface/transformers/blob/main/src/transformers/convert_slow_tokenizer.py).
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace polylora {
+
+/// SentencePiece's types of pieces; GGUF's tokenizer.ggml.token_type has the same numbers.
+enum class PieceType : uint8_t { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
+
+struct SentencePieces {
+  struct Piece {
+    std::string text;
+    float score = 0.0f;
+    PieceType type = PieceType::kNormal;
+  };
+  std::vector<Piece> pieces;  // by id
+  bool byte_fallback = true;
+  bool add_dummy_prefix = true;                    // a space before every text
+  int64_t unknown_id = 0, bos_id = 1, eos_id = 2;  // -1: none
+
+  /// A piece's text; empty when there is no such id.
+  std::string text_of(int64_t id) const;
+};
+
+/// tokenizer.json, with bos in front of texts where `add_bos`, eos behind them where `add_eos`.
+nlohmann::ordered_json sentencepiece_tokenizer(const SentencePieces& vocabulary, bool add_bos, bool add_eos);
+
+/// The merges that a BPE vocabulary implies: every way to cut a piece into two pieces, the best-scored piece
+/// first.
+std::vector<std::string> implied_merges(const SentencePieces& vocabulary);
+
+/// Reads tokenizer.model, a ModelProto (https://github.com/google/sentencepiece, sentencepiece_model.proto).
+/// Throws kDataCorrupt naming `where` for what is none, kUnsupported for kinds other than BPE and for ones
+/// that normalise their text.
+SentencePieces parse_sentencepiece_model(std::string_view bytes, const std::string& where);
+
+}  // namespace polylora
