@@ -15,6 +15,7 @@ constexpr size_t kMaxErrorBody = size_t{64} << 10;
 constexpr size_t kMaxHeaders = 256;
 constexpr long kConnectSeconds = 15;
 constexpr long kStallSeconds = 30;
+constexpr std::string_view kEmptySha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 void initialise_curl() {
   static const CURLcode code = curl_global_init(CURL_GLOBAL_DEFAULT);
@@ -111,6 +112,7 @@ class Transfer {
     set(CURLOPT_AWS_SIGV4, ("aws:amz:" + aws.region + ":s3").c_str());
     set(CURLOPT_USERNAME, aws.access_key_id.c_str());
     set(CURLOPT_PASSWORD, aws.secret_access_key.c_str());
+    add_header("x-amz-content-sha256: " + std::string(kEmptySha256));  // S3 insists; curl 7.88 leaves it out
     if (!aws.session_token.empty()) add_header("x-amz-security-token: " + aws.session_token);
   }
 

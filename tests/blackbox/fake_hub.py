@@ -138,7 +138,7 @@ class FakeS3(Threaded):
     def signature(self, request, date, signed):
         """As the specification computes it from the request that arrived."""
         stamp = request.headers["X-Amz-Date"]
-        payload = request.headers.get("X-Amz-Content-Sha256", hashlib.sha256(b"").hexdigest())
+        payload = request.headers["X-Amz-Content-Sha256"]
         canonical = "\n".join([
             request.command, request.path, "",
             *(f"{name}:{request.headers[name].strip()}" for name in signed), "", ";".join(signed), payload])
@@ -158,7 +158,8 @@ class FakeS3(Threaded):
         identity, date, region, signed, signature = found.groups()
         today = datetime.datetime.now(datetime.timezone.utc).strftime("%Y%m%d")
         return (identity == self.access_key_id and region == self.region and date == today and
-                "host" in signed.split(";") and signature == self.signature(request, date, signed.split(";")))
+                request.headers.get("X-Amz-Content-Sha256") == hashlib.sha256(b"").hexdigest() and
+                {"host", "x-amz-content-sha256", "x-amz-date"} <= set(signed.split(";")) and signature == self.signature(request, date, signed.split(";")))
 
     def answer(self, request):
         if not self.is_signed(request):

@@ -15,7 +15,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DATA = ROOT / "tests" / "data"
-BINARY = pathlib.Path(os.environ.get("POLYLORA_BINARY", ROOT / "build" / "polylora"))
+BINARY = pathlib.Path(os.environ.get("POLYLORA_BINARY", ROOT / "build" / "polylora")).resolve()
 DEFAULT_MODEL = pathlib.Path(
     os.environ.get("POLYLORA_DEFAULT_MODEL", ROOT / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"))
 LISTENING = re.compile(r"polylora is listening on (http\S+)")

@@ -49,12 +49,12 @@ def serve(model, env, *flags):
     return Server(model, "--skip-tokenizer-init", "--served-model-name", "base", *flags, env=env)
 
 
-def refused(env, model="org/model", *flags):
-    """What `serve` says before it gives up."""
+def refused(env, model="org/model", *flags, status=1):
+    """What `serve` says before it gives up; its exit status is 2 where the user has to say more."""
     old = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
     try:
-        return binary("serve", model, "--skip-tokenizer-init", "--port", 0, *flags, expect=1).stderr
+        return binary("serve", model, "--skip-tokenizer-init", "--port", 0, *flags, expect=status).stderr
     finally:
         for name, value in old.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
@@ -131,7 +131,8 @@ def test_a_wrong_checksum_is_refused(hub, tmp_path, file, lie):
     hub.lies[file] = lie
     said = refused(environment(hub, tmp_path))
     assert f"{file} of org/model" in said and f"the hub says {lie}" in said
-    assert not list(repository(tmp_path).glob("blobs/*")) or lie not in str(list(repository(tmp_path).glob("blobs/*")))
+    left = [path.name for path in (repository(tmp_path) / "blobs").iterdir()]
+    assert lie not in left and lie + ".incomplete" not in left
 
 
 def test_revisions(hub, tmp_path):
@@ -174,7 +175,8 @@ def test_gguf_files_by_name_and_by_type(hub, tmp_path):
         file, _ = write_gguf_models(tmp_path / "made", kind)
         hub.repos.setdefault("org/gguf", {})[f"model-{kind}.gguf"] = file.read_bytes()
     env = environment(hub, tmp_path)
-    assert "holds GGUF files" in refused(env, "org/gguf") and "model-Q4_K.gguf" in refused(env, "org/gguf")
+    said = refused(env, "org/gguf", status=2)
+    assert "holds GGUF files" in said and "model-Q4_K.gguf" in said
     assert "no GGUF file for ':Q5_1'" in refused(env, "org/gguf:Q5_1")
     for name in ("org/gguf:q8_0", "org/gguf:model-Q8_0.gguf"):
         with serve(name, env) as server:

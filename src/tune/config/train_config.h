@@ -36,7 +36,7 @@ struct LrScheduleOptions {
 struct TrainConfig {
   // --- model
   std::string model_name_or_path;
-  std::string model_revision = "main";  // of a hub id that names none
+  std::string model_revision = "main";            // of a hub id that names none
   std::vector<std::string> adapter_name_or_path;  // all but the last are merged, the last is resumed
   std::string template_name;                      // key `template`; empty: the model's own Jinja
   bool disable_gradient_checkpointing = false;    // true: activations are never recomputed
@@ -130,7 +130,7 @@ struct TrainConfig {
 /// What `polylora export CONFIG.yaml` is told.
 struct ExportConfig {
   std::string model_name_or_path;
-  std::string model_revision = "main";  // of a hub id that names none
+  std::string model_revision = "main";            // of a hub id that names none
   std::vector<std::string> adapter_name_or_path;  // merged in this order
   std::string template_name;
   std::filesystem::path export_dir;
