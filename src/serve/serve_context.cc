@@ -82,7 +82,7 @@ const ServedBase* find_base(const ServeContext& context, const std::string& name
 ModelChoice choose_model(const ServeContext& context, const std::string& name,
                          std::span<const WeightedName> adapters) {
   if (const ServedBase* base = find_base(context, name)) {
-    if (adapters.empty()) return {base, base->name(), "", nullptr};
+    if (adapters.empty()) return {base, base->name(), "", nullptr, nullptr};
     return choose_listed(context, *base, adapters);
   }
   AdapterLease lease = context.registry.lease(name);
