@@ -43,9 +43,9 @@ def refusal(tmp_path, bases, args=(), **server):
     return run.stderr
 
 
-def ask(server, model, seed=0, max_tokens=24):
+def ask(server, model, seed=0, max_tokens=24, **fields):
     choice = server.complete(model=model, prompt=[1, 17 + seed, 200, 33], max_tokens=max_tokens, temperature=0,
-                             ignore_eos=True, logprobs=3, return_token_ids=True)
+                             ignore_eos=True, logprobs=3, return_token_ids=True, **fields)
     return choice["token_ids"], choice["logprobs"]["token_logprobs"]
 
 
@@ -129,6 +129,12 @@ def test_adapters_find_their_base_by_shapes(tmp_path, alone):
         assert parents(server)["second-adapter"] == "second"
         for name in ("first-adapter", "second-adapter"):
             assert ask(server, name) == alone[name, 0]
+        # several at once only on one base
+        for body, said in (({"model": "first-adapter+second-adapter"}, "different base models"),
+                           ({"model": "first", "adapters": [{"name": "second-adapter"}]}, "for the base model `second`")):
+            status, answer = server.request("POST", "/v1/completions", {"prompt": [1, 2], "max_tokens": 1, **body})
+            assert status == 400 and said in answer["error"]["message"], answer
+        assert ask(server, "second", adapters=[{"name": "second-adapter"}]) == alone["second-adapter", 0]
         # at run time, and gone again
         assert load(server, "late", SECOND_ADAPTER)[0] == 200
         assert parents(server)["late"] == "second"

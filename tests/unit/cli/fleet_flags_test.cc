@@ -1,7 +1,6 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
 #include <fstream>
 #include <string>
 
@@ -15,17 +14,20 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-ServeFlags parse(const std::string& yaml, Arguments arguments = {}) {
-  const std::string path = ::testing::TempDir() + "polylora_fleet_test.yaml";
-  std::ofstream(path) << yaml;
+ServeFlags parse_file(const std::string& path, Arguments arguments = {}) {
   arguments.insert(arguments.end(), {"--config", path});
   ServeFlags values;
   FlagSet flags("serve", "test");
   add_serve_flags(flags, values);
   EXPECT_TRUE(flags.parse(arguments));
-  std::filesystem::remove(path);
   values.resolve();
   return values;
+}
+
+ServeFlags parse(const std::string& yaml, const Arguments& arguments = {}) {
+  const std::string path = ::testing::TempDir() + "polylora_fleet_test.yaml";
+  std::ofstream(path) << yaml;
+  return parse_file(path, arguments);
 }
 
 std::string refusal(const std::string& yaml) {
@@ -69,6 +71,12 @@ bases:
   EXPECT_EQ(flags.engine.kv_cache_bytes, size_t{1} << 30) << "of all bases";
   EXPECT_EQ(a.engine.kv_cache_bytes, 0u) << "open";
   EXPECT_EQ(b.engine.kv_cache_bytes, size_t{64} << 20);
+}
+
+TEST(FleetFlags, TheExampleIsOne) {
+  const ServeFlags flags = parse_file(POLYLORA_TEST_DATA "/../../examples/fleet.yaml");
+  EXPECT_THAT(base_names(flags), ElementsAre("small", "exact"));
+  EXPECT_EQ(fleet_modules(flags).size(), 3u);
 }
 
 TEST(FleetFlags, OneModelIsAFleetOfOne) {
