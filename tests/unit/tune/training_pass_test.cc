@@ -150,7 +150,7 @@ TEST(TrainingPassGradients, EveryArchitecture) {
     settings.full_matrices = {"embed_tokens"};
     TinyTraining t("ref", 1, settings, in_f32(), WeightFormat::kF32,
                    tiny_architecture(std::string(model_type)));
-    const auto examples = random_examples(3, 5);
+    const auto examples = random_examples(2, 5);
     const auto objective = make_next_token_objective(examples, 128);
     check_objective(t, *objective);
     const double before = loss_of(t, *objective);
