@@ -82,7 +82,7 @@ TEST_F(LoadModel, FillsEveryPartWithItsShape) {
   for (const Layer& layer : model->layers) {
     for (const Site site : {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown})
       EXPECT_EQ(layer.at(site).weight->rows(), site_rows(config, site));
-    EXPECT_EQ(layer.input_norm.size(), 64u);
+    EXPECT_EQ(layer.norm(Norm::kInput).size(), 64u);
     EXPECT_TRUE(layer.at(Site::kQkv).bias.empty());
   }
   EXPECT_GT(model->bytes(), 0u);

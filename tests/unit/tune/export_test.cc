@@ -121,6 +121,81 @@ TEST(Export, ComputesWhatBaseAndAdapterCompute) {
   }
 }
 
+const fs::path kShared = kData / "../../../shared/golden";  // may be absent
+
+/// A golden model whose config.json llama.cpp can express.
+fs::path expressible(const std::string& name, const TempFolder& out) {
+  fs::copy(kShared / "models" / name, out.path() / name);
+  json config = config_of(out.path() / name);
+  if (config.contains("query_pre_attn_scalar")) config["query_pre_attn_scalar"] = config["head_dim"];
+  if (config.contains("sliding_window_pattern")) config["sliding_window_pattern"] = 6;
+  fs::permissions(out.path() / name / "config.json", fs::perms::owner_write, fs::perm_options::add);
+  std::ofstream(out.path() / name / "config.json") << config;
+  return out.path() / name;
+}
+
+TEST(Export, ComputesWhatBaseAndAdapterComputeForEveryArchitecture) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "no golden models at " << kShared;
+  for (const char* name :
+       {"qwen2_sharded", "qwen3", "mistral_swa", "gemma2", "gemma3_text", "phi3", "phi3_longrope"}) {
+    SCOPED_TRACE(name);
+    const TempFolder out;
+    const fs::path base = expressible(name, out), lora = kShared / "adapters" / name / "r8_all";
+    for (const char* format : {"safetensors", "gguf"}) {
+      ExportConfig config = job(base, {lora}, out.path() / format);
+      config.infer_dtype = "float32";
+      config.format = format;
+      const ExportReport report = export_model(config);
+      const bool is_gguf = std::string(format) == "gguf";
+      const VerifyReport same = verify(base, lora, is_gguf ? report.files.front() : config.export_dir);
+      EXPECT_TRUE(same.agrees) << format;
+      EXPECT_LE(same.merged.max_logit_difference, 2e-4) << format;
+      EXPECT_GT(same.base.mean_kl, 1e-3);
+    }
+  }
+}
+
+/// Gemma's norms are gains in GGUF and gains minus one in a Hugging Face folder.
+TEST(Export, FromGgufGivesTheHfFolderBack) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "no golden models at " << kShared;
+  for (const char* name : {"qwen3", "gemma2", "gemma3_text", "phi3"}) {
+    SCOPED_TRACE(name);
+    const TempFolder out;
+    const fs::path base = expressible(name, out);
+    ExportConfig to_gguf = job(base, {}, out.path() / "gguf"), back = to_gguf;
+    to_gguf.infer_dtype = back.infer_dtype = "float32";
+    to_gguf.format = "gguf";
+    back.model_name_or_path = export_model(to_gguf).files.front().string();
+    back.export_dir = out.path() / "hf";
+    export_model(back);
+    const auto want = Checkpoint::open(base), got = Checkpoint::open(back.export_dir);
+    EXPECT_EQ(got->config().norm_offset, want->config().norm_offset);
+    for_each_tensor(want->config(), [&](const TensorSpec& spec) {
+      WeightSource a, b;
+      want->append_rows(spec, a);
+      got->append_rows(spec, b);
+      ASSERT_EQ(a.rows.size(), b.rows.size()) << spec.name;
+      std::vector<float> x(static_cast<size_t>(a.cols)), y(x);
+      for (size_t r = 0; r < a.rows.size(); ++r) {
+        dequantize_row(a.rows[r].dtype, a.rows[r].data, a.cols, x.data());
+        dequantize_row(b.rows[r].dtype, b.rows[r].data, b.cols, y.data());
+        for (size_t i = 0; i < x.size(); ++i) ASSERT_NEAR(x[i], y[i], 1e-6) << spec.name;
+      }
+    });
+  }
+}
+
+TEST(ExportGguf, RefusesWhatLlamaCppAssumesOtherwise) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "no golden models at " << kShared;
+  const TempFolder out;
+  for (const auto& [name, what] :
+       {std::pair{"gemma2", "query_pre_attn_scalar"}, std::pair{"gemma3_text", "pattern"}}) {
+    ExportConfig config = job(kShared / "models" / name, {}, out.path() / name);
+    config.format = "gguf";
+    expect_error(ErrorCode::kUnsupported, {what, "safetensors"}, [&] { export_model(config); });
+  }
+}
+
 TEST(Verify, TellsAnotherModel) {
   const fs::path base = model("llama_plain_tied");
   const TempFolder out;
