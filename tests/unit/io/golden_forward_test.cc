@@ -100,7 +100,7 @@ class GoldenForward : public testing::TestWithParam<std::tuple<std::string, std:
 };
 
 TEST_P(GoldenForward, BaseModel) {
-  compare(kData, "none", nullptr);
+  compare("none", nullptr);
 }
 
 TEST_P(GoldenForward, EveryAdapter) {
