@@ -68,7 +68,8 @@ ExportReport export_gguf(const ExportJob& job) {
   const auto checkpoint = Checkpoint::open(job.base.path());
   const std::string where = job.base.path().string();
   ModelConfig config = checkpoint->config();
-  config.norm_offset = parse_model_config(checkpoint->hf_config(), where).norm_offset;  // as job.base has them
+  config.norm_offset =
+      parse_model_config(checkpoint->hf_config(), where).norm_offset;  // as job.base has them
   refuse_unwritable(config, where);
   GgufMetadata metadata =
       gguf_model_metadata(config, job.config.export_dir.filename().string(), job.write_dtype);
