@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "io/sentencepiece.h"
 
 namespace polylora {
 namespace {
@@ -164,6 +165,54 @@ std::string to_text(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+bool flag(const GgufFile& gguf, const char* key, bool fallback) {
+  const bool* value = gguf.find<bool>(key);
+  return value == nullptr ? fallback : *value;
+}
+
+/// tokenizer.ggml.model "gpt2": BPE over bytes. Returns tokenizer.json.
+Json byte_bpe_tokenizer(const GgufFile& gguf, const std::vector<std::string>& tokens,
+                        const PreTokenizerRow& row, const std::string& bos) {
+  return {
+      {"version", "1.0"},
+      {"truncation", nullptr},
+      {"padding", nullptr},
+      {"added_tokens", added_tokens(gguf, tokens)},
+      {"normalizer", row.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
+      {"pre_tokenizer", row.make()},
+      {"post_processor",
+       bos.empty() ? Json(nullptr) : bos_processor(bos, gguf.get<int64_t>("tokenizer.ggml.bos_token_id"))},
+      {"decoder", byte_level(true)},
+      {"model",
+       bpe_model(tokens, gguf.get<std::vector<std::string>>("tokenizer.ggml.merges"), row.ignore_merges)},
+  };
+}
+
+int64_t token_id(const GgufFile& gguf, const char* key) {
+  const int64_t* id = gguf.find<int64_t>(key);
+  return id == nullptr ? -1 : *id;
+}
+
+/// tokenizer.ggml.model "llama": a SentencePiece vocabulary with scores instead of merges.
+SentencePieces read_pieces(const GgufFile& gguf, const std::vector<std::string>& tokens) {
+  const std::string file = gguf.file().path().string();
+  const auto& scores = gguf.get<std::vector<double>>("tokenizer.ggml.scores");
+  const auto& types = gguf.get<std::vector<int64_t>>("tokenizer.ggml.token_type");
+  if (scores.size() != tokens.size() || types.size() != tokens.size())
+    fail(ErrorCode::kDataCorrupt, "{}: tokenizer.ggml: tokens, scores and token_type differ in length", file);
+  SentencePieces out;
+  out.add_dummy_prefix = flag(gguf, "tokenizer.ggml.add_space_prefix", true);
+  out.unknown_id = token_id(gguf, "tokenizer.ggml.unknown_token_id");
+  out.bos_id = token_id(gguf, "tokenizer.ggml.bos_token_id");
+  out.eos_id = token_id(gguf, "tokenizer.ggml.eos_token_id");
+  for (size_t id = 0; id < tokens.size(); ++id) {
+    if (types[id] < 1 || types[id] > 6)
+      fail(ErrorCode::kDataCorrupt, "{}: tokenizer.ggml.token_type of token {} is {}", file, id, types[id]);
+    out.pieces.push_back({tokens[id], static_cast<float>(scores[id]), static_cast<PieceType>(types[id])});
+  }
+  return out;
+}
+
 }  // namespace
 
 void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text) {
@@ -172,31 +221,25 @@ void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text)
     text.chat_template = *source;
   const std::string* kind = gguf.find<std::string>("tokenizer.ggml.model");
   if (kind == nullptr || *kind == "none" || *kind == "no_vocab") return;
-  if (*kind != "gpt2")
-    fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported; known: gpt2", file, *kind);
+  if (*kind != "gpt2" && *kind != "llama") {
+    fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported; known: gpt2, llama", file,
+         *kind);
+  }
 
   const auto& tokens = read_tokens(gguf, vocab_size);
-  const std::string* pre = gguf.find<std::string>("tokenizer.ggml.pre");
-  const PreTokenizerRow& row = find_pre_tokenizer(pre == nullptr ? "default" : *pre, file);
   text.bos_token = named_token(gguf, tokens, "tokenizer.ggml.bos_token_id");
   text.eos_token = named_token(gguf, tokens, "tokenizer.ggml.eos_token_id");
-  const bool* add_bos = gguf.find<bool>("tokenizer.ggml.add_bos_token");
-  const bool with_bos = (add_bos == nullptr ? row.add_bos : *add_bos) && !text.bos_token.empty();
-
-  text.tokenizer_json = to_text({
-      {"version", "1.0"},
-      {"truncation", nullptr},
-      {"padding", nullptr},
-      {"added_tokens", added_tokens(gguf, tokens)},
-      {"normalizer", row.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
-      {"pre_tokenizer", row.make()},
-      {"post_processor", with_bos
-                             ? bos_processor(text.bos_token, gguf.get<int64_t>("tokenizer.ggml.bos_token_id"))
-                             : Json(nullptr)},
-      {"decoder", byte_level(true)},
-      {"model",
-       bpe_model(tokens, gguf.get<std::vector<std::string>>("tokenizer.ggml.merges"), row.ignore_merges)},
-  });
+  bool with_bos = false;
+  if (*kind == "llama") {
+    with_bos = flag(gguf, "tokenizer.ggml.add_bos_token", true) && !text.bos_token.empty();
+    const bool with_eos = flag(gguf, "tokenizer.ggml.add_eos_token", false);
+    text.tokenizer_json = to_text(sentencepiece_tokenizer(read_pieces(gguf, tokens), with_bos, with_eos));
+  } else {
+    const std::string* pre = gguf.find<std::string>("tokenizer.ggml.pre");
+    const PreTokenizerRow& row = find_pre_tokenizer(pre == nullptr ? "default" : *pre, file);
+    with_bos = flag(gguf, "tokenizer.ggml.add_bos_token", row.add_bos) && !text.bos_token.empty();
+    text.tokenizer_json = to_text(byte_bpe_tokenizer(gguf, tokens, row, with_bos ? text.bos_token : ""));
+  }
   Json config = {{"add_bos_token", with_bos}, {"tokenizer_class", "PreTrainedTokenizerFast"}};
   const std::pair<const char*, std::string> named[] = {
       {"bos_token", text.bos_token},

@@ -9,6 +9,7 @@
 #include "io/hf_shards.h"
 #include "io/json_file.h"
 #include "io/quantized_tensors.h"
+#include "io/sentencepiece.h"
 
 namespace polylora {
 namespace {
@@ -141,6 +142,23 @@ class HfCheckpoint final : public Checkpoint {
   std::map<std::string, QuantizedMatrix> quantized_;  // these read from tensors_
 };
 
+bool flag(const json& config, const char* key, bool fallback) {
+  return config.contains(key) && config[key].is_boolean() ? config[key].get<bool>() : fallback;
+}
+
+/// tokenizer.json made of tokenizer.model, as transformers' fast tokenizers do; empty without one.
+std::string from_sentencepiece(const fs::path& folder, const json& config, TextAssets& text) {
+  const fs::path path = folder / "tokenizer.model";
+  const std::string bytes = read_if_present(path);
+  if (bytes.empty()) return {};
+  const SentencePieces pieces = parse_sentencepiece_model(bytes, path.string());
+  if (text.bos_token.empty()) text.bos_token = pieces.text_of(pieces.bos_id);
+  if (text.eos_token.empty()) text.eos_token = pieces.text_of(pieces.eos_id);
+  return sentencepiece_tokenizer(pieces, flag(config, "add_bos_token", true),
+                                 flag(config, "add_eos_token", false))
+      .dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+}
+
 }  // namespace
 
 TextAssets read_hf_text_assets(const fs::path& folder) {
@@ -156,6 +174,7 @@ TextAssets read_hf_text_assets(const fs::path& folder) {
     if (text.eos_token.empty()) text.eos_token = token_text(*source, "eos_token");
   }
   text.generation_config = read_json_object_if_present(folder / "generation_config.json");
+  if (text.tokenizer_json.empty()) text.tokenizer_json = from_sentencepiece(folder, tokenizer_config, text);
   return text;
 }
 

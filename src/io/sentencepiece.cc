@@ -95,7 +95,6 @@ struct Merge {
   float score;
   size_t left_id, right_id;
   std::string_view left, right;
-  size_t left_length, right_length;  // characters
 };
 
 }  // namespace
@@ -111,24 +110,20 @@ std::vector<std::string> implied_merges(const SentencePieces& vocabulary) {
   std::vector<Merge> merges;
   for (const SentencePieces::Piece& piece : vocabulary.pieces) {
     const std::string_view text = piece.text;
-    const auto characters = static_cast<size_t>(std::ranges::count_if(text, begins_character));
     const size_t first = merges.size();
-    for (size_t at = 1, left = 1; at < text.size(); ++at) {
+    for (size_t at = 1; at < text.size(); ++at) {
       if (!begins_character(text[at])) continue;
-      const auto a = ids.find(text.substr(0, at)), b = ids.find(text.substr(at));
-      if (a != ids.end() && b != ids.end())
-        merges.push_back({piece.score, a->second, b->second, a->first, b->first, left, characters - left});
-      ++left;
+      const auto left = ids.find(text.substr(0, at)), right = ids.find(text.substr(at));
+      if (left != ids.end() && right != ids.end())
+        merges.push_back({piece.score, left->second, right->second, left->first, right->first});
     }
     std::sort(merges.begin() + static_cast<std::ptrdiff_t>(first), merges.end(),
               [](const Merge& x, const Merge& y) {
                 return std::tie(x.left_id, x.right_id) < std::tie(y.left_id, y.right_id);
               });
   }
-  std::stable_sort(merges.begin(), merges.end(), [](const Merge& x, const Merge& y) {
-    return std::tie(x.score, x.left_length, x.right_length) >
-           std::tie(y.score, y.left_length, y.right_length);
-  });
+  std::stable_sort(merges.begin(), merges.end(),
+                   [](const Merge& x, const Merge& y) { return x.score > y.score; });
   std::vector<std::string> lines;
   lines.reserve(merges.size());
   for (const Merge& merge : merges) lines.push_back(std::string(merge.left) + ' ' + std::string(merge.right));

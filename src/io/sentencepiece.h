@@ -34,8 +34,8 @@ struct SentencePieces {
 /// tokenizer.json, with bos in front of texts where `add_bos`, eos behind them where `add_eos`.
 nlohmann::ordered_json sentencepiece_tokenizer(const SentencePieces& vocabulary, bool add_bos, bool add_eos);
 
-/// The merges that a BPE vocabulary implies: every way to cut a piece into two pieces, the best-scored piece
-/// first.
+/// The merges that a BPE vocabulary implies: every way to cut a piece into two pieces, by falling score of
+/// the piece; the ways of one piece by the ids of what they join.
 std::vector<std::string> implied_merges(const SentencePieces& vocabulary);
 
 /// Reads tokenizer.model, a ModelProto (https://github.com/google/sentencepiece, sentencepiece_model.proto).
