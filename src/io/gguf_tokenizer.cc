@@ -24,6 +24,9 @@ constexpr std::string_view kLlama3Regex =
 constexpr std::string_view kQwen2Regex =
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
+constexpr std::string_view kTekkenRegex =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
 Json byte_level(bool use_regex) {
   return {
       {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
@@ -52,6 +55,9 @@ Json llama3_split() {
 Json qwen2_split() {
   return split_then_bytes(kQwen2Regex);
 }
+Json tekken_split() {
+  return split_then_bytes(kTekkenRegex);
+}
 
 /// What tokenizer.ggml.pre stands for (llama.cpp's llama_vocab::impl::load). A new one is a new row.
 struct PreTokenizerRow {
@@ -66,6 +72,7 @@ constexpr PreTokenizerRow kPreTokenizers[] = {
     {"smollm", digits_then_bytes, false, false, false}, {"gpt-2", bytes_only, false, false, false},
     {"default", bytes_only, false, false, false},       {"llama-bpe", llama3_split, false, true, true},
     {"llama3", llama3_split, false, true, true},        {"qwen2", qwen2_split, true, false, false},
+    {"tekken", tekken_split, false, true, true},        {"deepseek-r1-qwen", qwen2_split, true, false, true},
 };
 
 const PreTokenizerRow& find_pre_tokenizer(const std::string& name, const std::string& file) {

@@ -1,6 +1,8 @@
 #include "io/sentencepiece.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <string_view>
 #include <tuple>
 #include <unordered_map>
@@ -111,11 +113,12 @@ std::vector<std::string> implied_merges(const SentencePieces& vocabulary) {
   for (const SentencePieces::Piece& piece : vocabulary.pieces) {
     const std::string_view text = piece.text;
     const size_t first = merges.size();
+    const float score = std::isnan(piece.score) ? -std::numeric_limits<float>::infinity() : piece.score;
     for (size_t at = 1; at < text.size(); ++at) {
       if (!begins_character(text[at])) continue;
       const auto left = ids.find(text.substr(0, at)), right = ids.find(text.substr(at));
       if (left != ids.end() && right != ids.end())
-        merges.push_back({piece.score, left->second, right->second, left->first, right->first});
+        merges.push_back({score, left->second, right->second, left->first, right->first});
     }
     std::sort(merges.begin() + static_cast<std::ptrdiff_t>(first), merges.end(),
               [](const Merge& x, const Merge& y) {

@@ -107,6 +107,11 @@ class GgufBuilder {
     for (const int32_t value : values) bytes += raw(value);
     return add(key, 9, bytes);
   }
+  GgufBuilder& f32s(const std::string& key, const std::vector<float>& values) {
+    std::string bytes = raw(uint32_t{6}) + raw(static_cast<uint64_t>(values.size()));
+    for (const float value : values) bytes += raw(value);
+    return add(key, 9, bytes);
+  }
   /// `shape` outermost first; `type` is ggml's number (0 = F32).
   GgufBuilder& tensor(const std::string& name, std::vector<int64_t> shape, uint32_t type,
                       const std::string& bytes) {

@@ -69,6 +69,31 @@ TEST_F(GgufTokenizer, KnowsThePreTokenizersByName) {
                [&] { read(vocabulary("viking")); });
 }
 
+TEST_F(GgufTokenizer, ASentencePieceVocabularyHasScoresInsteadOfMerges) {
+  const auto llama = [](const std::vector<float>& scores) {
+    GgufBuilder builder;
+    builder.text("tokenizer.ggml.model", "llama");
+    builder.texts("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x21>", "a", "b", "ab"});
+    builder.i32s("tokenizer.ggml.token_type", {2, 3, 3, 6, 1, 1, 1}).f32s("tokenizer.ggml.scores", scores);
+    builder.u32("tokenizer.ggml.unknown_token_id", 0);
+    return builder.u32("tokenizer.ggml.bos_token_id", 1).u32("tokenizer.ggml.eos_token_id", 2);
+  };
+  const std::vector<float> scores = {0, 0, 0, 0, -2, -3, -1};
+  const json tokenizer = json::parse(read(llama(scores), 7).tokenizer_json);
+  EXPECT_EQ(tokenizer["model"]["merges"], json::array({"a b"}));
+  EXPECT_EQ(tokenizer["model"]["byte_fallback"], true);
+  EXPECT_EQ(tokenizer["normalizer"]["normalizers"][0]["type"], "Prepend");
+  EXPECT_EQ(tokenizer["post_processor"]["single"][0]["SpecialToken"]["id"], "<s>");
+  const json bare = json::parse(read(llama(scores)
+                                         .boolean("tokenizer.ggml.add_space_prefix", false)
+                                         .boolean("tokenizer.ggml.add_bos_token", false),
+                                     7)
+                                    .tokenizer_json);
+  EXPECT_EQ(bare["normalizer"]["type"], "Replace");
+  EXPECT_TRUE(bare["post_processor"].is_null());
+  expect_error(ErrorCode::kDataCorrupt, {"t.gguf", "differ in length"}, [&] { read(llama({0, 0}), 7); });
+}
+
 TEST_F(GgufTokenizer, AFileWithoutAVocabularyLeavesItEmpty) {
   EXPECT_TRUE(read(GgufBuilder().u32("x", 1)).tokenizer_json.empty());
   for (const char* kind : {"none", "no_vocab"})
