@@ -201,7 +201,9 @@ std::vector<float> rope_divisors(ModelConfig config, RopeScaling scaling) {
 
 TEST_F(GgufCheckpoint, RecoversLlama3ScalingFromItsDivisors) {
   const auto hf = Checkpoint::open(kModels / "llama_llama3rope_untied");
-  RopeScaling scaling{.kind = RopeScaling::Kind::kLlama3, .factor = 32.0};
+  RopeScaling scaling;
+  scaling.kind = RopeScaling::Kind::kLlama3;
+  scaling.factor = 32.0;
   const auto divisors = rope_divisors(hf->config(), scaling);
   const auto size = static_cast<int64_t>(divisors.size());
   const auto gguf = open(convert(*hf).tensor("rope_freqs.weight", {size}, divisors));

@@ -102,7 +102,7 @@ TEST_F(GgufTokenizer, AFileWithoutAVocabularyLeavesItEmpty) {
 
 TEST_F(GgufTokenizer, RefusesBrokenVocabularies) {
   expect_error(ErrorCode::kUnsupported, {"t.gguf", "'llama'"},
-               [&] { read(GgufBuilder().text("tokenizer.ggml.model", "llama")); });
+               [&] { read(GgufBuilder().text("tokenizer.ggml.model", "t5")); });
   expect_error(ErrorCode::kDataCorrupt, {"5 tokens", "has 4"}, [&] { read(vocabulary("gpt-2"), 4); });
   expect_error(ErrorCode::kDataCorrupt, {"tokenizer.ggml.tokens is missing"},
                [&] { read(GgufBuilder().text("tokenizer.ggml.model", "gpt2")); });
