@@ -22,7 +22,7 @@ HubSettings hub_settings_from_environment();
 struct HubId {
   std::string repo;               // "org/name"
   std::string revision = "main";  // branch, tag or commit
-  std::string file;               // "model.Q4_K_M.gguf", or only "Q4_K_M"; empty: a model or adapter folder
+  std::string file{};             // "model.Q4_K_M.gguf", or only "Q4_K_M"; empty: a model or adapter folder
 };
 
 /// "org/name[@revision][:file]"; nothing for any other text. Asks neither the disk nor the hub.

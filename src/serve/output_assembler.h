@@ -56,7 +56,7 @@ struct ChoiceEnd {
 /// What is new for the client. Deltas add up: a client that is behind gets several as one.
 struct ChoiceDelta {
   std::string text;
-  std::vector<ToolCallDelta> tool_calls;
+  std::vector<ToolCallDelta> tool_calls{};
   std::vector<int32_t> token_ids;
   std::vector<TokenReport> logprobs;
   std::vector<std::vector<TokenLogprob>> prompt_logprobs;  // per prompt position; the first is empty

@@ -149,7 +149,7 @@ TEST(BaseFingerprint, TellsModelsApartByTheirNorms) {
   Model other = testing::tiny_model(*backend);
   EXPECT_EQ(base_fingerprint(model), base_fingerprint(other));
   EXPECT_EQ(base_fingerprint(model).size(), 16u);
-  other.layers.back().input_norm.front() += 1e-3f;
+  other.layers.back().norms.front().front() += 1e-3f;
   EXPECT_NE(base_fingerprint(model), base_fingerprint(other));
 }
 

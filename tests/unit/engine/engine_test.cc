@@ -65,6 +65,7 @@ class TestBackend : public Backend {
   void do_glu(Mat y, ConstMat gate_up, GluActivation activation) override {
     inner_->glu(y, gate_up, activation);
   }
+  void do_softcap(Mat y, float cap) override { inner_->softcap(y, cap); }
   void do_add(Mat y, ConstMat x) override { inner_->add(y, x); }
   void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
     inner_->gather_rows(y, x, rows);
