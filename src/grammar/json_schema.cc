@@ -243,7 +243,7 @@ class SchemaCompiler {
       if (!name.is_string()) refuse("'required' must be a list of strings");
       required.push_back(name.get<std::string>());
     }
-    const bool open = properties.empty() && required.empty();
+    const bool open = !schema.contains("properties") && required.empty();
     const Json additional =
         schema.contains("additionalProperties") ? schema["additionalProperties"] : Json(open);
     if (open && additional == true) return rule(any_.object);

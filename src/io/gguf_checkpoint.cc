@@ -151,8 +151,14 @@ std::string hf_module_path(std::string_view gguf_module) {
   const std::string_view layer = gguf_module.substr(0, dot);
   if (dot == std::string_view::npos || layer.find_first_not_of("0123456789") != std::string_view::npos)
     return {};
+  constexpr std::pair<std::string_view, std::string_view> kLlamaNorms[] = {
+      {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"}};
+  const std::string_view name = gguf_module.substr(dot + 1);
   for (const auto& [hf, gguf] : kModuleNames) {
-    if (gguf_module.substr(dot + 1) == gguf) return fmt::format("model.layers.{}.{}", layer, hf);
+    if (name == gguf) return fmt::format("model.layers.{}.{}", layer, hf);
+  }
+  for (const auto& [hf, gguf] : kLlamaNorms) {
+    if (name == gguf) return fmt::format("model.layers.{}.{}", layer, hf);
   }
   return {};
 }

@@ -25,7 +25,7 @@ class Threaded:
                 pass
 
             def do_GET(self):
-                outer.seen.append((self.command, self.path, dict(self.headers)))
+                outer.seen.append((self.command, self.path, self.headers))
                 outer.answer(self)
 
             do_HEAD = do_GET

@@ -67,7 +67,7 @@ TEST_F(Safetensors, RefusesAnEntryThatIsMalformed) {
   expect_refused(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0]}})", "[begin, end]");
   expect_refused(R"({"a":{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}})", "non-negative");
   expect_refused(R"({"a":{"dtype":"F32","shape":[1.5],"data_offsets":[0,4]}})", "non-negative");
-  expect_refused(R"({"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}})", "F8_E4M3", 64,
+  expect_refused(R"({"a":{"dtype":"F8_E8M0","shape":[1],"data_offsets":[0,1]}})", "F8_E8M0", 64,
                  ErrorCode::kUnsupported);
   expect_refused(R"({"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},
                      "a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}})",
