@@ -74,7 +74,16 @@ Json added_tokens(const SentencePieces& vocabulary) {
   return added;
 }
 
-Json model(const SentencePieces& vocabulary) {
+Json unigram_model(const SentencePieces& vocabulary) {
+  Json vocab = Json::array();
+  for (const SentencePieces::Piece& piece : vocabulary.pieces) vocab.push_back({piece.text, piece.score});
+  return {{"type", "Unigram"},
+          {"unk_id", vocabulary.unknown_id < 0 ? Json(nullptr) : Json(vocabulary.unknown_id)},
+          {"vocab", std::move(vocab)},
+          {"byte_fallback", vocabulary.byte_fallback}};
+}
+
+Json bpe_model(const SentencePieces& vocabulary) {
   Json vocab = Json::object();
   auto& members = vocab.get_ref<Json::object_t&>();  // ordered_json looks keys up linearly; append instead
   members.reserve(vocabulary.pieces.size());
@@ -142,7 +151,7 @@ Json sentencepiece_tokenizer(const SentencePieces& vocabulary, bool add_bos, boo
           {"pre_tokenizer", nullptr},
           {"post_processor", post_processor(vocabulary, add_bos, add_eos)},
           {"decoder", decoder(vocabulary.add_dummy_prefix)},
-          {"model", model(vocabulary)}};
+          {"model", vocabulary.unigram ? unigram_model(vocabulary) : bpe_model(vocabulary)}};
 }
 
 }  // namespace polylora

@@ -1,4 +1,4 @@
-// SentencePiece vocabularies of BPE models rendered as Hugging Face tokenizer files, so that there is one
+// SentencePiece vocabularies rendered as Hugging Face tokenizer files, so that there is one
 // tokenizer reader. What they become is what transformers' LlamaConverter makes of them
 // (https://github.com/huggingface/transformers/blob/main/src/transformers/convert_slow_tokenizer.py).
 #pragma once
@@ -23,6 +23,7 @@ struct SentencePieces {
     PieceType type = PieceType::kNormal;
   };
   std::vector<Piece> pieces;  // by id
+  bool unigram = false;       // scores are log-probabilities; else they rank merges
   bool byte_fallback = true;
   bool add_dummy_prefix = true;                    // a space before every text
   int64_t unknown_id = 0, bos_id = 1, eos_id = 2;  // -1: none
@@ -39,8 +40,8 @@ nlohmann::ordered_json sentencepiece_tokenizer(const SentencePieces& vocabulary,
 std::vector<std::string> implied_merges(const SentencePieces& vocabulary);
 
 /// Reads tokenizer.model, a ModelProto (https://github.com/google/sentencepiece, sentencepiece_model.proto).
-/// Throws kDataCorrupt naming `where` for what is none, kUnsupported for kinds other than BPE and for ones
-/// that normalise their text.
+/// Throws kDataCorrupt naming `where` for what is none, kUnsupported for kinds other than BPE and
+/// Unigram, and for models that normalise their text.
 SentencePieces parse_sentencepiece_model(std::string_view bytes, const std::string& where);
 
 }  // namespace polylora

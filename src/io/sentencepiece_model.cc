@@ -92,7 +92,7 @@ int64_t token_id(uint64_t varint) {
 }
 
 void read_trainer_spec(std::string_view bytes, const std::string& where, SentencePieces& out) {
-  constexpr uint64_t kBpe = 2;
+  constexpr uint64_t kUnigram = 1, kBpe = 2;
   constexpr const char* kKinds[] = {"unknown", "Unigram", "BPE", "word", "character"};
   uint64_t kind = 1;  // the default
   out.byte_fallback = false;
@@ -104,8 +104,9 @@ void read_trainer_spec(std::string_view bytes, const std::string& where, Sentenc
     if (field->number == 41) out.bos_id = token_id(field->varint);
     if (field->number == 42) out.eos_id = token_id(field->varint);
   }
-  if (kind == kBpe) return;
-  fail(ErrorCode::kUnsupported, "{}: a SentencePiece model of kind {}; only BPE is read", where,
+  out.unigram = kind == kUnigram;
+  if (kind == kBpe || kind == kUnigram) return;
+  fail(ErrorCode::kUnsupported, "{}: a SentencePiece model of kind {}; BPE and Unigram are read", where,
        kind < std::size(kKinds) ? kKinds[kind] : kKinds[0]);
 }
 

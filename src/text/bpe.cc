@@ -34,26 +34,18 @@ struct Node {
 
 }  // namespace
 
-struct Bpe::Scratch {
+struct Bpe::Symbols final : TokenModel::Scratch {
   std::vector<int32_t> symbols;
   std::vector<Node> nodes;
   std::vector<Candidate> heap;
 };
 
-Bpe::ScratchPtr::ScratchPtr() : scratch_(new Scratch) {}
-Bpe::ScratchPtr::~ScratchPtr() {
-  delete scratch_;
+std::unique_ptr<TokenModel::Scratch> Bpe::make_scratch() const {
+  return std::make_unique<Symbols>();
 }
 
 Bpe::Bpe(const TokenizerJson& file) : vocab_(file.vocab) {
-  const auto model = file.rest.find("model");
-  if (model == file.rest.end() || !model->is_object()) {
-    fail(ErrorCode::kDataCorrupt, "tokenizer JSON has no 'model' object");
-  }
-  const std::string type = json_string(*model, "type", "BPE");
-  if (type != "BPE")
-    fail(ErrorCode::kUnsupported, "tokenizer model '{}' is not supported (only BPE is)", type);
-  read_options(*model);
+  read_options(file.rest.at("model"));
   build_char_table();
   build_merges(file.merges);
 }
@@ -71,7 +63,7 @@ void Bpe::read_options(const nlohmann::json& model) {
     has_unk_ = unk_id_ >= 0;
   }
   if (!json_flag(model, "byte_fallback", false)) return;
-  for (int b = 0; b < 256; ++b) byte_ids_.push_back(vocab_.find(fmt::format("<0x{:02X}>", b)));
+  byte_ids_ = byte_token_ids(vocab_);
 }
 
 void Bpe::build_char_table() {
@@ -209,7 +201,7 @@ void Bpe::split_symbols(std::string_view word, std::vector<int32_t>& symbols) co
 }
 
 /// Repeatedly merges the best pair, found by scanning ranks: fastest for the few characters of a usual word.
-void Bpe::merge_short(Scratch& scratch, size_t begin, size_t end, std::vector<int32_t>& out) const {
+void Bpe::merge_short(Symbols& scratch, size_t begin, size_t end, std::vector<int32_t>& out) const {
   int32_t* symbols = scratch.symbols.data() + begin;
   size_t n = end - begin;
   uint32_t ranks[kShortWord];
@@ -235,7 +227,7 @@ void Bpe::merge_short(Scratch& scratch, size_t begin, size_t end, std::vector<in
 }
 
 /// The same result through a heap over a linked list.
-void Bpe::merge_long(Scratch& scratch, size_t begin, size_t end, std::vector<int32_t>& out) const {
+void Bpe::merge_long(Symbols& scratch, size_t begin, size_t end, std::vector<int32_t>& out) const {
   auto& nodes = scratch.nodes;
   const auto n = static_cast<int32_t>(end - begin);
   nodes.resize(static_cast<size_t>(n));
@@ -274,8 +266,9 @@ void Bpe::merge_long(Scratch& scratch, size_t begin, size_t end, std::vector<int
   for (int32_t i = 0; i >= 0; i = node(i).next) out.push_back(node(i).id);
 }
 
-void Bpe::encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const {
+void Bpe::encode_word(std::string_view word, Scratch& memory, std::vector<int32_t>& out) const {
   if (word.empty()) return;
+  auto& scratch = static_cast<Symbols&>(memory);
   if (ignore_merges_) {
     if (const int32_t id = vocab_.find(word); id >= 0) {
       out.push_back(id);

@@ -7,40 +7,23 @@
 #include <string_view>
 #include <vector>
 
-#include "text/tokenizer_json.h"
-#include "text/vocab.h"
+#include "text/token_model.h"
 
 namespace polylora {
 
-/// Immutable after construction; encode_word() is thread-safe. A word of n characters costs O(n log n); a
-/// long one is first cut wherever no merge can ever reach across, which makes running text linear.
-class Bpe {
+/// A word of n characters costs O(n log n); a long one is first cut wherever no merge can ever reach across,
+/// which makes running text linear.
+class Bpe final : public TokenModel {
  public:
-  /// Throws kUnsupported for a model that is not BPE (or uses dropout), kDataCorrupt for merges that do not
-  /// fit the vocabulary.
+  /// Throws kUnsupported for a model with dropout, kDataCorrupt for merges that do not fit the vocabulary.
   explicit Bpe(const TokenizerJson& file);
 
-  const Vocab& vocab() const { return vocab_; }
-
-  /// Reusable memory of one caller.
-  struct Scratch;
-  class ScratchPtr {
-   public:
-    ScratchPtr();
-    ~ScratchPtr();
-    ScratchPtr(const ScratchPtr&) = delete;
-    ScratchPtr& operator=(const ScratchPtr&) = delete;
-    Scratch& operator*() const { return *scratch_; }
-
-   private:
-    Scratch* scratch_;
-  };
-
-  /// Appends the ids of `word` (valid UTF-8). A character the vocabulary lacks becomes its byte tokens, the
-  /// unknown token, or nothing, as the model says.
-  void encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const;
+  const Vocab& vocab() const override { return vocab_; }
+  std::unique_ptr<Scratch> make_scratch() const override;
+  void encode_word(std::string_view word, Scratch& scratch, std::vector<int32_t>& out) const override;
 
  private:
+  struct Symbols;  // what it keeps in a Scratch
   struct Merge {
     uint64_t pair = kNoPair;
     uint32_t rank = 0;
@@ -60,8 +43,8 @@ class Bpe {
   int32_t symbol_of(std::string_view word, size_t begin, size_t end) const;
   bool append_bytes(std::string_view character, std::vector<int32_t>& symbols) const;
   void split_symbols(std::string_view word, std::vector<int32_t>& symbols) const;
-  void merge_short(Scratch& scratch, size_t begin, size_t end, std::vector<int32_t>& out) const;
-  void merge_long(Scratch& scratch, size_t begin, size_t end, std::vector<int32_t>& out) const;
+  void merge_short(Symbols& scratch, size_t begin, size_t end, std::vector<int32_t>& out) const;
+  void merge_long(Symbols& scratch, size_t begin, size_t end, std::vector<int32_t>& out) const;
 
   Vocab vocab_;
   std::vector<Merge> merges_;     // open addressing, power of two

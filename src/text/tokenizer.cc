@@ -4,10 +4,10 @@
 
 #include "base/error.h"
 #include "text/added_tokens.h"
-#include "text/bpe.h"
 #include "text/normalizer.h"
 #include "text/post_processor.h"
 #include "text/pre_tokenizer.h"
+#include "text/token_model.h"
 #include "text/tokenizer_json.h"
 #include "text/utf8.h"
 
@@ -16,9 +16,9 @@ namespace polylora {
 using nlohmann::json;
 
 struct Tokenizer::Impl {
-  explicit Impl(const TokenizerJson& file) : bpe(file) {}
+  explicit Impl(const TokenizerJson& file) : model(make_token_model(file)) {}
 
-  Bpe bpe;
+  std::unique_ptr<const TokenModel> model;
   AddedTokens added;
   std::unique_ptr<Normalizer> normalizer;
   std::unique_ptr<PreTokenizer> pre_tokenizer;
@@ -26,8 +26,9 @@ struct Tokenizer::Impl {
   std::vector<std::unique_ptr<DecodeStage>> decoder;
   std::optional<std::string> bos, eos;
 
-  void encode_plain(std::string text, bool at_start, Bpe::Scratch& scratch, std::vector<int32_t>& out) const;
-  void encode_normalized(std::string text, bool at_start, Bpe::Scratch& scratch,
+  void encode_plain(std::string text, bool at_start, TokenModel::Scratch& scratch,
+                    std::vector<int32_t>& out) const;
+  void encode_normalized(std::string text, bool at_start, TokenModel::Scratch& scratch,
                          std::vector<int32_t>& out) const;
 };
 
@@ -131,12 +132,12 @@ std::unique_ptr<Tokenizer> Tokenizer::from_json(std::string_view tokenizer_json,
   impl->pre_tokenizer = make_pre_tokenizer(member(file.rest, "pre_tokenizer"));
   impl->frame = make_special_frame(member(file.rest, "post_processor"));
   impl->decoder = make_decode_stages(member(file.rest, "decoder"));
-  read_added_tokens(file.rest, impl->bpe.vocab(), impl->added);
+  read_added_tokens(file.rest, impl->model->vocab(), impl->added);
 
   json config = json::object();
   if (!tokenizer_config_json.empty()) config = read_tokenizer_json(tokenizer_config_json).rest;
-  read_config_tokens(config, impl->bpe.vocab(), impl->added);
-  mark_named_special(config, impl->bpe.vocab(), impl->added);
+  read_config_tokens(config, impl->model->vocab(), impl->added);
+  mark_named_special(config, impl->model->vocab(), impl->added);
   impl->bos = named_token(config, "bos_token");
   impl->eos = named_token(config, "eos_token");
   impl->added.build(impl->normalizer.get());
@@ -150,16 +151,16 @@ std::unique_ptr<Tokenizer> Tokenizer::from_json(std::string_view tokenizer_json,
 Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 
-void Tokenizer::Impl::encode_normalized(std::string text, bool at_start, Bpe::Scratch& scratch,
+void Tokenizer::Impl::encode_normalized(std::string text, bool at_start, TokenModel::Scratch& scratch,
                                         std::vector<int32_t>& out) const {
   Words words;
   words.ranges.push_back({0, text.size(), at_start});
   words.text = std::move(text);
   if (pre_tokenizer) pre_tokenizer->apply(words);
-  for (size_t i = 0; i < words.ranges.size(); ++i) bpe.encode_word(words[i], scratch, out);
+  for (size_t i = 0; i < words.ranges.size(); ++i) model->encode_word(words[i], scratch, out);
 }
 
-void Tokenizer::Impl::encode_plain(std::string text, bool at_start, Bpe::Scratch& scratch,
+void Tokenizer::Impl::encode_plain(std::string text, bool at_start, TokenModel::Scratch& scratch,
                                    std::vector<int32_t>& out) const {
   if (normalizer) text = normalizer->apply(std::move(text));
   if (added.normalized().empty()) {
@@ -182,7 +183,7 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special_t
   std::vector<int32_t> out;
   out.reserve(text.size() / 3 + 8);
   if (add_special_tokens) out = impl_->frame.before;
-  const Bpe::ScratchPtr scratch;
+  const std::unique_ptr<TokenModel::Scratch> scratch = impl_->model->make_scratch();
   for (const TextSpan& span : impl_->added.raw().cut(text)) {
     if (span.id >= 0) {
       out.push_back(span.id);
@@ -202,8 +203,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_to
     if (skip_special_tokens && is_special(id)) continue;
     if (const AddedToken* token = impl_->added.by_id(id)) {
       chain.push(token->content, out);
-    } else if (impl_->bpe.vocab().contains(id)) {
-      chain.push(impl_->bpe.vocab().spelling(id), out);
+    } else if (impl_->model->vocab().contains(id)) {
+      chain.push(impl_->model->vocab().spelling(id), out);
     }
   }
   chain.finish(out);
@@ -211,18 +212,18 @@ std::string Tokenizer::decode(std::span<const int32_t> ids, bool skip_special_to
 }
 
 int Tokenizer::vocab_size() const {
-  return std::max(impl_->bpe.vocab().size(), impl_->added.max_id() + 1);
+  return std::max(impl_->model->vocab().size(), impl_->added.max_id() + 1);
 }
 
 std::optional<int32_t> Tokenizer::token_to_id(std::string_view token) const {
   if (const AddedToken* added = impl_->added.by_content(token)) return added->id;
-  const int32_t id = impl_->bpe.vocab().find(token);
+  const int32_t id = impl_->model->vocab().find(token);
   return id < 0 ? std::nullopt : std::optional<int32_t>(id);
 }
 
 std::string Tokenizer::token_string(int32_t id) const {
   if (const AddedToken* token = impl_->added.by_id(id)) return token->content;
-  return std::string(impl_->bpe.vocab().spelling(id));
+  return std::string(impl_->model->vocab().spelling(id));
 }
 
 std::string Tokenizer::token_bytes(int32_t id) const {

@@ -1,5 +1,5 @@
 // The tokenizer of a model, read from HF's tokenizer.json: a pipeline of
-//   added tokens -> normalizer -> pre-tokenizer -> BPE -> special tokens around      (text to ids)
+//   added tokens -> normalizer -> pre-tokenizer -> BPE or Unigram -> special tokens around      (text to ids)
 //   token spellings -> decoder stages                                             (ids to text)
 // each part built from its JSON component by its own file here.
 #pragma once

@@ -184,9 +184,9 @@ def test_errors_of_streams_are_statuses(server):
 @pytest.mark.parametrize("body, message", [
     ({"messages": []}, "Cannot apply chat template to an empty conversation. Provide at least one message."),
     ({"messages": MESSAGES, "tools": [{"type": "function", "function": {"name": "f"}}]}, "--enable-auto-tool-choice"),
-    ({"messages": MESSAGES, "tools": [{}], "tool_choice": "required"}, "tool_choice"),
-    ({"messages": MESSAGES, "response_format": {"type": "json_object"}}, "response_format"),
-    ({"messages": MESSAGES, "structured_outputs": {"regex": "a"}}, "structured_outputs"),
+    ({"messages": MESSAGES, "tools": [{}], "tool_choice": "required"}, "a tool must be"),
+    ({"messages": MESSAGES, "response_format": {"type": "structural_tag"}}, "response_format"),
+    ({"messages": MESSAGES, "structured_outputs": {"grammar": "root ::= x"}}, "grammar"),
     ({"messages": MESSAGES, "chat_template": "{{ 1 }}"}, "chat_template"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "image_url"),
 ])

@@ -156,7 +156,7 @@ def test_several_prompts_in_one_request(client):
     ({"prompt": [10 ** 9]}, 400, "vocabulary"),
     ({"prompt": [5] * 3000}, 400, "context length"),
     ({"logprobs": 10000}, 400, "logprobs"),
-    ({"response_format": {"type": "json_object"}}, 400, "response_format"),
+    ({"response_format": {"type": "yaml"}}, 400, "response_format"),
 ])
 def test_errors_say_what_is_wrong(server, change, status, words):
     code, answer = server.request("POST", "/v1/completions",

@@ -70,13 +70,21 @@ TEST(SentencePiece, MergesFollowScoresAndLengths) {
 }
 
 TEST(SentencePiece, RefusesByName) {
-  expect_error(ErrorCode::kUnsupported, {"t.model", "Unigram"},
-               [] { parse_sentencepiece_model(model_bytes(1), "t.model"); });
+  expect_error(ErrorCode::kUnsupported, {"t.model", "kind word"},
+               [] { parse_sentencepiece_model(model_bytes(3), "t.model"); });
   expect_error(ErrorCode::kUnsupported, {"t.model", "normalises"},
                [] { parse_sentencepiece_model(model_bytes(2, bytes(2, "charsmap")), "t.model"); });
   expect_error(ErrorCode::kDataCorrupt, {"t.model"},
                [] { parse_sentencepiece_model("nonsense", "t.model"); });
   expect_error(ErrorCode::kDataCorrupt, {"t.model"}, [] { parse_sentencepiece_model("", "t.model"); });
+}
+
+TEST(SentencePiece, AUnigramModelKeepsItsScores) {
+  const auto json = sentencepiece_tokenizer(parse_sentencepiece_model(model_bytes(1), "x"), true, false);
+  EXPECT_EQ(json["model"]["type"], "Unigram");
+  EXPECT_EQ(json["model"]["vocab"][6][0], "▁ab");
+  EXPECT_EQ(json["model"]["vocab"][6][1], -3.0);
+  EXPECT_EQ(json["model"]["unk_id"], 0);
 }
 
 TEST(SentencePiece, SurvivesMutations) {
