@@ -1,7 +1,5 @@
 #include "serve/adapter_texts.h"
 
-#include <algorithm>
-
 #include "serve/serve_context.h"
 
 namespace polylora {
@@ -31,17 +29,14 @@ std::shared_ptr<const ServedBase> AdapterTexts::find(const ServedBase& base, con
   const uint64_t generation = adapter_generation_id(adapter);
   {
     const std::scoped_lock lock(mutex_);
-    const auto found = std::ranges::find(entries_, generation, &Entry::first);
-    if (found != entries_.end()) {
-      entries_.splice(entries_.begin(), entries_, found);
-      return found->second;
-    }
+    const auto found = by_generation_.find(generation);
+    if (found != by_generation_.end()) return found->second;
   }
   std::optional<OwnText> text = load_(adapter_path(adapter), base.model);
   std::shared_ptr<const ServedBase> own = text ? make_base(base, options, std::move(*text)) : nullptr;
   const std::scoped_lock lock(mutex_);
-  entries_.emplace_front(generation, own);
-  if (entries_.size() > kMaxTexts) entries_.pop_back();
+  if (by_generation_.size() >= kMaxTexts) by_generation_.clear();
+  by_generation_[generation] = own;
   return own;
 }
 

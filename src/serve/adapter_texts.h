@@ -4,10 +4,10 @@
 
 #include <cstdint>
 #include <functional>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <unordered_map>
 #include <utility>
 
 #include "engine/adapter_registry.h"
@@ -17,7 +17,7 @@ namespace polylora {
 
 struct ServedBase;
 
-/// Thread-safe. Reads a folder when its adapter is first asked for; keeps the kMaxTexts that were used last.
+/// Thread-safe. Reads a folder when its adapter is first asked for, and again after kMaxTexts others.
 class AdapterTexts {
  public:
   static constexpr size_t kMaxTexts = 4096;
@@ -30,11 +30,9 @@ class AdapterTexts {
                                          const AdapterLease& adapter);
 
  private:
-  using Entry = std::pair<uint64_t, std::shared_ptr<const ServedBase>>;  // by generation
-
   const AdapterTextLoader load_;
   std::mutex mutex_;
-  std::list<Entry> entries_;  // the last used first
+  std::unordered_map<uint64_t, std::shared_ptr<const ServedBase>> by_generation_;  // null: nothing of its own
 };
 
 }  // namespace polylora
