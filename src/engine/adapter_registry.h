@@ -106,7 +106,7 @@ class AdapterRegistry {
 
 /// Facts of a lease that others may read.
 const std::string& adapter_name(const AdapterLease& lease);
-const std::filesystem::path& adapter_path(const AdapterLease& lease);  // empty: a stack
+const std::filesystem::path& adapter_path(const AdapterLease& lease);    // empty: a stack
 std::vector<std::string> adapter_names(const AdapterLease& lease);       // a stack's members'
 size_t adapter_base(const AdapterLease& lease);                          // index of its base model
 int adapter_vocab_size(const AdapterLease& lease, int base_vocab_size);  // token ids are below it

@@ -7,8 +7,8 @@
 
 #include "base/error.h"
 #include "io/adapter_file.h"
-#include "model/random_model.h"
 #include "io_fuzz_file.h"
+#include "model/random_model.h"
 
 namespace polylora {
 namespace {
