@@ -203,9 +203,13 @@ def test_streams_of_two_bases_get_on_side_by_side(tmp_path):
                 times[name].append(time.monotonic())
         connection.close()
 
+    def keep_streaming(server, name):  # the two need not begin at the same moment
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            stream(server, name)
+
     with Fleet(tmp_path, two_bases()) as server:
-        # Several in a row: the two need not begin at the same moment.
-        threads = [threading.Thread(target=lambda name=name: [stream(server, name) for _ in range(8)]) for name in times]
+        threads = [threading.Thread(target=keep_streaming, args=(server, name)) for name in times]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -213,7 +217,7 @@ def test_streams_of_two_bases_get_on_side_by_side(tmp_path):
     begin, end = max(t[0] for t in times.values()), min(t[-1] for t in times.values())
     assert begin < end, "one waited for the other to finish"
     together = {name: sum(begin <= t <= end for t in seen) for name, seen in times.items()}
-    assert min(together.values()) > 800, together
+    assert min(together.values()) > max(together.values()) / 5, together
 
 
 def test_one_budget_for_all_adapters(tmp_path):
