@@ -14,6 +14,7 @@ struct Lanes {
   static constexpr int kCount = kLanes;
   typedef float Floats __attribute__((vector_size(kLanes * sizeof(float))));
   typedef int32_t Ints __attribute__((vector_size(kLanes * sizeof(int32_t))));
+  typedef uint32_t Bits __attribute__((vector_size(kLanes * sizeof(uint32_t))));  // may overflow
 };
 using Baseline = Lanes<4>;
 
@@ -46,12 +47,12 @@ POLYLORA_INLINE inline void load(const float* x, typename L::Floats& v) {
 template <typename L>
 POLYLORA_INLINE inline void exp_of_nonpositive(typename L::Floats& v) {
   using F = typename L::Floats;
-  using I = typename L::Ints;
+  using Bits = typename L::Bits;
   constexpr float kLowest = -87.0f;
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-  const I in_range = v >= kLowest;       // false for NaN; what is out of range is computed, but masked off
+  const auto in_range = v >= kLowest;    // false for NaN; what is out of range is computed, but masked off
   const F rounded = v * 1.44269504f + kRound;
-  I power;
+  Bits power;
   std::memcpy(&power, &rounded, sizeof power);
   const F n = rounded - kRound;
   const F r = (v - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -61,10 +62,10 @@ POLYLORA_INLINE inline void exp_of_nonpositive(typename L::Floats& v) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  I bits;
+  Bits bits;
   std::memcpy(&bits, &p, sizeof bits);
-  bits += power << 23;  // the magic number's own bits fall off at the top
-  bits &= in_range;
+  bits += power << 23;     // the magic number's own bits fall off at the top
+  bits &= (Bits)in_range;  // the same bits
   std::memcpy(&v, &bits, sizeof v);
 }
 
