@@ -89,10 +89,9 @@ Error no_token_left() {
                "logit_bias, or the grammar is too complex");
 }
 
-/// A config may name ids that the model has no row for.
-std::vector<int32_t> known_eos_ids(const ModelConfig& config) {
-  std::vector<int32_t> ids(config.eos_token_ids.begin(), config.eos_token_ids.end());
-  std::erase_if(ids, [&](int32_t id) { return id < 0 || id >= config.vocab_size; });
+/// A config, the model's or an adapter's, may name ids that no row of lm_head stands for.
+std::vector<int32_t> known_ids(std::vector<int32_t> ids, int vocab_size) {
+  std::erase_if(ids, [&](int32_t id) { return id < 0 || id >= vocab_size; });
   return ids;
 }
 
@@ -117,7 +116,7 @@ EngineCore::EngineCore(const Model& model, Backend& backend, AdapterRegistry& re
           [&registry](const Sequence& sequence) { return registry.acquire(sequence.request.adapter); }),
       forward_(model, backend, options.max_num_batched_tokens, options.max_model_len),
       sampler_(model.config.vocab_size, sampler_threads()),
-      eos_ids_(known_eos_ids(model.config)) {
+      eos_ids_(known_ids(model.config.eos_token_ids, model.config.vocab_size)) {
   logits_rows(options.max_num_seqs, model.config.vocab_size);  // room from the start
   counters_.kv_pages = pages_.total();
 }
@@ -125,6 +124,8 @@ EngineCore::EngineCore(const Model& model, Backend& backend, AdapterRegistry& re
 void EngineCore::accept(std::unique_ptr<Sequence> sequence) {
   const std::scoped_lock lock(mutex_);
   Sequence& accepted = *sequence;
+  std::vector<int32_t>& eos_ids = accepted.request.eos_token_ids;
+  eos_ids = known_ids(std::move(eos_ids), vocab_size_of(accepted));
   sequences_.emplace(accepted.number, std::move(sequence));
   scheduler_.add(accepted, accepted.arrived);
 }

@@ -300,6 +300,10 @@ TEST_F(EngineTest, ARequestMayBringItsOwnEndTokens) {
   EXPECT_EQ(ended.finish->reason, FinishReason::kStop);
   EXPECT_LE(ended.ids.size(), 5u);
   EXPECT_EQ(ended.ids.back(), all.ids[4]);
+  r.sampling.min_tokens = 3;  // end tokens are masked: ids without a logit must not be
+  r.sampling.ignore_eos = true;
+  r.eos_token_ids = {1 << 30, -7};
+  EXPECT_EQ(run_one(engine, r).finish->reason, FinishReason::kLength);
 }
 
 TEST_F(EngineTest, RepliesAreBitIdenticalAloneAndTogether) {
