@@ -7,19 +7,15 @@
 namespace polylora {
 namespace {
 
-/// A term of the group's adapter has a matrix of its own instead of the base's: that, or the base's.
-const Weight& embedding_of(const AdapterGroup& group, const Model& model) {
+/// The matrix that the group's adapter has instead of the base's, or the base's. `part` is what of the
+/// adapter holds it.
+template <typename Part>
+const Weight& own_or(const Weight& base, const Part& (Adapter::*part)() const, const AdapterGroup& group) {
   for (const Adapter::Term& term : group.terms()) {
-    if (term.adapter->embedding().full != nullptr) return *term.adapter->embedding().full;
+    const Weight* own = (term.adapter->*part)().full.get();
+    if (own != nullptr) return *own;
   }
-  return *model.embedding;
-}
-
-const Weight& head_of(const AdapterGroup& group, const Model& model) {
-  for (const Adapter::Term& term : group.terms()) {
-    if (term.adapter->lm_head().full != nullptr) return *term.adapter->lm_head().full;
-  }
-  return model.output_embedding();
+  return base;
 }
 
 /// Calls fn(weight, groups) for runs of adjacent groups that use the same matrix.
@@ -107,7 +103,7 @@ void ForwardPass::logits(std::span<const int32_t> rows, Mat out) {
 
   const std::vector<AdapterGroup> groups = groups_among(groups_, rows);
   const auto weight_of = [this](const AdapterGroup& group) -> const Weight& {
-    return head_of(group, model_);
+    return own_or(model_.output_embedding(), &Adapter::lm_head, group);
   };
   for_each_run(groups, weight_of, [&](const Weight& weight, std::span<const AdapterGroup> run) {
     const int begin = run.front().row_begin, end = run.back().row_end;
@@ -132,7 +128,7 @@ void ForwardPass::embed(const Batch& batch, Mat out) {
     return ids.subspan(static_cast<size_t>(begin), static_cast<size_t>(end - begin));
   };
   const auto weight_of = [this](const AdapterGroup& group) -> const Weight& {
-    return embedding_of(group, model_);
+    return own_or(*model_.embedding, &Adapter::embedding, group);
   };
   for_each_run(batch.groups, weight_of, [&](const Weight& weight, std::span<const AdapterGroup> run) {
     const int begin = run.front().row_begin, end = run.back().row_end;
