@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <numeric>
 
@@ -196,23 +197,39 @@ class ForwardBench {
     return kind.tokens() / median(seconds);
   }
 
-  size_t step_bytes() const {  // of weights that a step without adapters reads
-    size_t bytes = model_->output_embedding().bytes();
+  /// Calls fn(weight, is an expert's) for the linears of all layers.
+  template <typename Fn>
+  void for_each_linear(Fn fn) const {
+    const std::vector<Site> all_sites = sites(model_->config);
     for (const Layer& layer : model_->layers) {
-      for (const Site site : kSites) bytes += layer.at(site).weight->bytes();
+      for (const Site site : all_sites)
+        fn(*layer.at(site).weight, model_->config.has_experts() && site >= Site::kGateUp);
     }
+  }
+
+  /// How many of the experts a token uses.
+  double expert_share() const {
+    const ExpertsConfig& experts = model_->config.experts;
+    return static_cast<double>(experts.per_token) / std::max(1, experts.count);
+  }
+
+  /// Bytes of weights that a step without adapters reads; of experts those that some token is expected to
+  /// use.
+  double step_bytes(double tokens) const {
+    const double used = 1.0 - std::pow(1.0 - expert_share(), tokens);
+    auto bytes = static_cast<double>(model_->output_embedding().bytes());
+    for_each_linear([&](const Weight& weight, bool of_expert) {
+      bytes += static_cast<double>(weight.bytes()) * (of_expert ? used : 1.0);
+    });
     return bytes;
   }
 
   /// Multiply-adds of the linears of a token; lm_head counts for the last one of a sequence alone.
   double linear_flops(const Kind& kind) const {
     double products = 0;
-    for (const Layer& layer : model_->layers) {
-      for (const Site site : kSites) {
-        const Weight& weight = *layer.at(site).weight;
-        products += static_cast<double>(weight.rows() * weight.cols());
-      }
-    }
+    for_each_linear([&](const Weight& weight, bool of_expert) {
+      products += static_cast<double>(weight.rows() * weight.cols()) * (of_expert ? expert_share() : 1.0);
+    });
     const Weight& head = model_->output_embedding();
     return 2 * (products * kind.tokens() + static_cast<double>(head.rows() * head.cols()) * kind.streams);
   }
@@ -226,7 +243,7 @@ class ForwardBench {
   /// A step cannot be faster than its weights are read, nor than its products are computed.
   std::string limit_of(const Kind& kind) const {
     const double seconds = kind.tokens() / median(kind.rates);
-    const double reading = static_cast<double>(step_bytes()) * 1e-9 / median(bandwidths_);
+    const double reading = step_bytes(kind.tokens()) * 1e-9 / median(bandwidths_);
     const double computing = linear_flops(kind) * 1e-9 / peak();
     return reading > computing ? fmt::format("{:3.0f} % of read bandwidth", 100 * reading / seconds)
                                : fmt::format("{:3.0f} % of peak", 100 * computing / seconds);
@@ -237,8 +254,8 @@ class ForwardBench {
     fmt::print("{}, {} weights, adapters of rank {} in {}; medians of {} rounds\n", backend_->description(),
                flags_.model.dtype, flags_.rank, flags_.lora_dtype, flags_.rounds);
     fmt::print(
-        "read bandwidth {:.1f} GB/s ({:.1f}-{:.1f}), peak {:.0f} G/s; a step reads {:.0f} MB of weights\n\n",
-        median(bandwidths_), slowest, fastest, peak(), static_cast<double>(step_bytes()) * 1e-6);
+        "read bandwidth {:.1f} GB/s ({:.1f}-{:.1f}), peak {:.0f} G/s; a token reads {:.0f} MB of weights\n\n",
+        median(bandwidths_), slowest, fastest, peak(), step_bytes(1) * 1e-6);
     fmt::print("{:16} {:>9} {:>9} {:>10}   {:24} {}\n", "step", "adapters", "tok/s", "ms", "limit",
                "ratio to none (spread)");
     nlohmann::ordered_json rows = nlohmann::ordered_json::array();

@@ -70,8 +70,10 @@ fs::path SyntheticAdapters::weights_file(int64_t rank, int index) const {
   if (fs::exists(file)) return file;
   const uint64_t key = static_cast<uint64_t>(rank) * kDifferentWeights + static_cast<uint64_t>(which);
   Weights weights;
+  const std::vector<LinearModule> modules = linear_modules(config_);
   for (int layer = 0; layer < config_.num_layers; ++layer) {
-    for (const LinearModule& module : linear_modules(config_)) {
+    for (const LinearModule& module : modules) {
+      if (!is_linear_layer(module)) continue;
       const std::string path = "base_model.model." + module_path(layer, module);
       weights.add(path + ".lora_A.weight", rank, module.k, 1 / std::sqrt(static_cast<double>(module.k)), key);
       weights.add(path + ".lora_B.weight", module.n_count, rank, kStdB, key);
@@ -96,8 +98,9 @@ fs::path SyntheticAdapters::write(const std::string& name, int64_t rank, int ind
   settings.base_model_name_or_path = base_model_;
   settings.r = rank;
   settings.lora_alpha = static_cast<double>(rank) * (1 + 1e-4 * index);
-  for (const LinearModule& module : linear_modules(config_))
-    settings.target_modules.emplace_back(module.name);
+  for (const LinearModule& module : linear_modules(config_)) {
+    if (is_linear_layer(module)) settings.target_modules.push_back(module.name);
+  }
   write_quickly(adapter / "adapter_config.json", adapter_config_text(settings));
   return adapter;
 }

@@ -1,7 +1,7 @@
 #include "io/adapter_file.h"
 
 #include <algorithm>
-#include <atomic>
+#include <charconv>
 #include <map>
 #include <string_view>
 #include <utility>
@@ -25,16 +25,33 @@ struct ModuleAddress {
   int module = 0;
 };
 
-std::map<std::string, ModuleAddress> module_addresses(const ModelConfig& config) {
-  std::map<std::string, ModuleAddress> addresses;
-  const auto modules = linear_modules(config);
-  for (int layer = 0; layer < config.num_layers; ++layer) {
-    for (int m = 0; m < static_cast<int>(modules.size()); ++m) {
-      addresses[module_path(layer, modules[static_cast<size_t>(m)])] = {layer, m};
-    }
+/// The linear modules of a base by their path.
+class ModuleAddresses {
+ public:
+  explicit ModuleAddresses(const ModelConfig& config) : layers_(config.num_layers) {
+    for (const LinearModule& module : linear_modules(config))
+      modules_.emplace(module.path, static_cast<int>(modules_.size()));
   }
-  return addresses;
-}
+
+  /// Of "model.layers.3.self_attn.q_proj".
+  std::optional<ModuleAddress> find(std::string_view path) const {
+    if (!path.starts_with(kPrefix)) return std::nullopt;
+    path.remove_prefix(kPrefix.size());
+    const std::string_view number = path.substr(0, path.find('.'));
+    int layer = -1;
+    std::from_chars(number.data(), number.data() + number.size(), layer);
+    if (layer < 0 || layer >= layers_ || number != std::to_string(layer)) return std::nullopt;
+    const auto found = modules_.find(path.substr(std::min(path.size(), number.size() + 1)));
+    if (found == modules_.end()) return std::nullopt;
+    return ModuleAddress{layer, found->second};
+  }
+
+ private:
+  static constexpr std::string_view kPrefix = "model.layers.";
+
+  std::map<std::string, int, std::less<>> modules_;  // within a layer
+  int layers_;
+};
 
 /// 1-D tensors: cols is 0.
 void check_shape(const StoredTensor& tensor, int64_t rows, int64_t cols, const std::string& where) {
@@ -138,21 +155,18 @@ AdapterMatrix head_tied_to(const AdapterMatrix& embedding) {
 }
 
 /// target_modules must reach something here: else the adapter is another architecture's.
-void check_targets(const AdapterSource& source, const std::map<std::string, ModuleAddress>& addresses,
-                   const ModelConfig& model) {
+void check_targets(const AdapterSource& source, const ModuleAddresses& addresses, const ModelConfig& model) {
   if (!source.config.target_modules) return;
   const TargetModules& targets = *source.config.target_modules;
   const bool any = std::any_of(source.parts.begin(), source.parts.end(), [&](const AdapterPart& part) {
     const std::string path = text_module_path(part.module_path);
-    return (addresses.contains(path) || path == kEmbedding || path == kLmHead) &&
+    return (addresses.find(path) || path == kEmbedding || path == kLmHead) &&
            targets.matches(part.module_path);
   });
   if (any) return;
-  std::vector<std::string_view> known;
-  for (const LinearModule& module : linear_modules(model)) known.push_back(module.name);
   fail(ErrorCode::kUnsupported,
        "{}: target_modules {} names no linear layer of this base model; known: {}, embed_tokens, lm_head",
-       source.path.string(), targets.text, fmt::join(known, ", "));
+       source.path.string(), targets.text, fmt::join(module_names(model), ", "));
 }
 
 /// layers_to_transform speaks of LoRA only, not of modules trained whole or of biases.
@@ -192,7 +206,7 @@ AdapterFile::AdapterFile(const fs::path& path, const ModelConfig& config)
 
 void AdapterFile::resolve() {
   const std::string file = source_.file().path().string();
-  const auto addresses = module_addresses(model_);
+  const ModuleAddresses addresses(model_);
   const auto modules = linear_modules(model_);
   const AdapterConfig& peft = source_.config;
   if (source_.parts.empty()) fail(ErrorCode::kDataCorrupt, "{}: the adapter holds no LoRA tensors", file);
@@ -205,13 +219,12 @@ void AdapterFile::resolve() {
       embedding_ = take_matrix(module, AdapterRole::kEmbeddingA, AdapterRole::kEmbeddingB, peft, model_, at);
     } else if (path == kLmHead) {
       lm_head_ = take_matrix(module, AdapterRole::kLoraA, AdapterRole::kLoraB, peft, model_, at);
-    } else if (const auto address = addresses.find(path); address != addresses.end()) {
-      const LinearModule& linear = modules[static_cast<size_t>(address->second.module)];
-      if (auto pair = take_pair(module, address->second, linear, peft, at))
-        pairs_.push_back(std::move(*pair));
+    } else if (const auto address = addresses.find(path)) {
+      const LinearModule& linear = modules[static_cast<size_t>(address->module)];
+      if (auto pair = take_pair(module, *address, linear, peft, at)) pairs_.push_back(std::move(*pair));
       if (auto bias = module.take(AdapterRole::kBias)) {
         check_shape(*bias, linear.n_count, 0, at + ".bias");
-        biases_.push_back({address->second.layer, address->second.module, std::move(*bias)});
+        biases_.push_back({address->layer, address->module, std::move(*bias)});
       }
     }
     if (!module.parts.empty()) {

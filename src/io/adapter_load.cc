@@ -90,7 +90,7 @@ class AdapterLoader {
         modules_(linear_modules(model.config)) {}
 
   std::unique_ptr<Adapter> load() {
-    auto adapter = std::make_unique<Adapter>(model_.config.num_layers);
+    auto adapter = std::make_unique<Adapter>(model_.config);
     const std::vector<SiteParts> sites = parts_by_site();
     std::vector<Columns> columns(sites.size());
     std::atomic<size_t> next{0};
@@ -237,7 +237,7 @@ class AdapterLoader {
   const Model& model_;
   Backend& backend_;
   const DType dtype_;
-  const decltype(linear_modules(std::declval<const ModelConfig&>())) modules_;
+  const std::vector<LinearModule> modules_;
 };
 
 std::unique_ptr<Adapter> AdapterFile::load(const Model& model, Backend& backend, DType dtype) const {

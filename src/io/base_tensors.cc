@@ -41,6 +41,7 @@ BaseTensors::BaseTensors(const fs::path& path) : path_(path) {
   } else {
     open_gguf();
   }
+  for (size_t i = 0; i < tensors_.size(); ++i) by_name_.emplace(tensors_[i].name, i);
 }
 
 void BaseTensors::open_folder() {
@@ -82,9 +83,8 @@ void BaseTensors::open_gguf() {
 }
 
 const BaseTensor* BaseTensors::find(const std::string& name) const {
-  const auto found = std::find_if(tensors_.begin(), tensors_.end(),
-                                  [&](const BaseTensor& tensor) { return tensor.name == name; });
-  return found == tensors_.end() ? nullptr : &*found;
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : &tensors_[found->second];
 }
 
 bool BaseTensors::is_tied() const {

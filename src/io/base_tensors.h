@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -66,6 +67,7 @@ class BaseTensors {
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::unique_ptr<Checkpoint> gguf_;
   std::vector<BaseTensor> tensors_;
+  std::map<std::string, size_t> by_name_;  // indexes tensors_
 };
 
 }  // namespace polylora

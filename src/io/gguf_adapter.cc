@@ -62,7 +62,7 @@ class GgufAdapterReader {
     for (const Ending& ending : kEndings) {
       if (!key.ends_with(ending.text)) continue;
       const std::string_view module = std::string_view(key).substr(0, key.size() - ending.text.size());
-      std::string path = hf_module_path(module);
+      std::string path = hf_module_path(module, architecture_);
       if (path.empty()) break;
       const AdapterRole role = module == "token_embd" ? ending.of_embedding : ending.role;
       return {key, std::move(path), role, stored(key, module, role, tensor)};

@@ -2,6 +2,7 @@
 
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "base/error.h"
@@ -10,10 +11,15 @@ namespace polylora {
 namespace {
 
 constexpr GgufArchitecture kArchitectures[] = {
-    {"llama", "llama", "LlamaForCausalLM", true},     {"llama", "mistral", "MistralForCausalLM", true},
-    {"qwen2", "qwen2", "Qwen2ForCausalLM", false},    {"qwen3", "qwen3", "Qwen3ForCausalLM", false},
-    {"gemma2", "gemma2", "Gemma2ForCausalLM", false}, {"gemma3", "gemma3_text", "Gemma3ForCausalLM", false},
+    {"llama", "llama", "LlamaForCausalLM", true},
+    {"llama", "mistral", "MistralForCausalLM", true},
+    {"qwen2", "qwen2", "Qwen2ForCausalLM", false},
+    {"qwen3", "qwen3", "Qwen3ForCausalLM", false},
+    {"gemma2", "gemma2", "Gemma2ForCausalLM", false},
+    {"gemma3", "gemma3_text", "Gemma3ForCausalLM", false},
     {"phi3", "phi3", "Phi3ForCausalLM", false},
+    {"llama", "mixtral", "MixtralForCausalLM", true},
+    {"qwen3moe", "qwen3_moe", "Qwen3MoeForCausalLM", false},
 };
 
 }  // namespace
@@ -26,7 +32,7 @@ const GgufArchitecture& gguf_architecture_named(std::string_view name, std::stri
   std::vector<std::string_view> known;
   for (const GgufArchitecture& row : kArchitectures) {
     if (row.name == name) return row;
-    if (known.empty() || known.back() != row.name) known.push_back(row.name);
+    if (std::find(known.begin(), known.end(), row.name) == known.end()) known.push_back(row.name);
   }
   fail(ErrorCode::kUnsupported, "{}: architecture '{}' is not supported; known: {}", where, name,
        fmt::join(known, ", "));

@@ -13,8 +13,8 @@ struct GgufArchitecture {
   bool interleaves_heads;  // the two rotary halves of every q and k head (llama.cpp's LlamaModel.permute)
 };
 
-/// The first of a model_type is what it is written as; the first of a name is what it is read as, but for a
-/// "llama" with a window, which is a Mistral.
+/// The first of a name is what it is read as, but for a "llama" with experts, which is a Mixtral, and one
+/// with a window, which is a Mistral.
 std::span<const GgufArchitecture> gguf_architectures();
 
 /// Throws kUnsupported, naming `where`, with the list of known ones.

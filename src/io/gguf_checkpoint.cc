@@ -15,11 +15,24 @@ namespace {
 
 using nlohmann::json;
 
-/// Path of a module -> GGUF name, within layer N ("blk.N."). Phi-3's fused gate and up are called ffn_up.
-constexpr std::pair<std::string_view, std::string_view> kModuleNames[] = {
-    {"self_attn.q_proj", "attn_q"},     {"self_attn.k_proj", "attn_k"},      {"self_attn.v_proj", "attn_v"},
-    {"self_attn.qkv_proj", "attn_qkv"}, {"self_attn.o_proj", "attn_output"}, {"mlp.gate_proj", "ffn_gate"},
-    {"mlp.up_proj", "ffn_up"},          {"mlp.gate_up_proj", "ffn_up"},      {"mlp.down_proj", "ffn_down"},
+/// A module within layer N ("blk.N."); `only`: where several share a name, the architecture that means this
+/// one.
+struct ModuleName {
+  std::string_view hf, gguf, only = {};
+};
+constexpr ModuleName kModuleNames[] = {
+    {"self_attn.q_proj", "attn_q"},      {"self_attn.k_proj", "attn_k"},
+    {"self_attn.v_proj", "attn_v"},      {"self_attn.qkv_proj", "attn_qkv"},
+    {"self_attn.o_proj", "attn_output"}, {"mlp.gate_up_proj", "ffn_up", "phi3"},
+    {"mlp.gate_proj", "ffn_gate"},       {"mlp.up_proj", "ffn_up"},
+    {"mlp.down_proj", "ffn_down"},       {"block_sparse_moe.gate", "ffn_gate_inp", "llama"},
+    {"mlp.gate", "ffn_gate_inp"},
+};
+
+/// What every expert has, by the end of its path.
+constexpr ModuleName kExpertNames[] = {
+    {".w1", "ffn_gate"},        {".w2", "ffn_down"},        {".w3", "ffn_up"},
+    {".gate_proj", "ffn_gate"}, {".down_proj", "ffn_down"}, {".up_proj", "ffn_up"},
 };
 
 std::string_view norm_name(Norm norm) {
@@ -42,9 +55,21 @@ std::string_view norm_name(Norm norm) {
 
 /// Rows of q_proj or k_proj in a file that interleaves them.
 bool is_interleaved(const TensorSpec& spec, const ModelConfig& config) {
-  if (spec.module < 0 || spec.role == TensorSpec::Role::kNorm) return false;
-  const std::string_view name = linear_modules(config)[static_cast<size_t>(spec.module)].name;
-  return gguf_architecture_of(config.model_type).interleaves_heads && (name == "q_proj" || name == "k_proj");
+  const auto is_of = [&](std::string_view module) { return spec.name.find(module) != std::string::npos; };
+  return gguf_architecture_of(config.model_type).interleaves_heads &&
+         (is_of(".self_attn.q_proj.") || is_of(".self_attn.k_proj."));
+}
+
+std::string_view expert_name(std::string_view path) {
+  for (const ModuleName& name : kExpertNames) {
+    if (path.ends_with(name.hf)) return name.gguf;
+  }
+  fail(ErrorCode::kInternal, "no GGUF name for {}", path);
+}
+
+/// The path of a *.weight.
+std::string_view module_of(const TensorSpec& spec) {
+  return std::string_view(spec.name).substr(0, spec.name.rfind('.'));
 }
 
 class GgufCheckpoint final : public Checkpoint {
@@ -69,13 +94,14 @@ class GgufCheckpoint final : public Checkpoint {
   }
 
   void append_rows(const TensorSpec& spec, WeightSource& source) const override {
-    const TensorView& tensor = find(gguf_tensor_name(spec), spec);
+    const TensorView& tensor = find(spec);
     const int64_t rows = spec.cols == 0 ? 1 : spec.rows;
     source.cols = spec.cols == 0 ? spec.rows : spec.cols;
     const size_t row_bytes = dtype_row_bytes(tensor.dtype, source.cols);
     const bool interleaved = is_rotary_interleaved(spec, config_);
+    const int64_t first = tensor.shape.size() == 3 ? spec.expert * rows : 0;
     for (int64_t r = 0; r < rows; ++r) {
-      const auto stored = static_cast<size_t>(interleaved ? interleaved_row(r) : r);
+      const auto stored = static_cast<size_t>(first + (interleaved ? interleaved_row(r) : r));
       source.rows.push_back({tensor.data.data() + stored * row_bytes, tensor.dtype});
     }
   }
@@ -83,12 +109,19 @@ class GgufCheckpoint final : public Checkpoint {
   void drop_pages() const override { gguf_.file().drop_pages(); }
 
  private:
-  const TensorView& find(const std::string& name, const TensorSpec& spec) const {
+  const TensorView& find(const TensorSpec& spec) const {
+    std::string name = gguf_tensor_name(spec);
     const std::string file = path().string();
-    const auto found = gguf_.tensors().find(name);
+    auto found = gguf_.tensors().find(name);
+    const bool stacked = spec.expert >= 0 && found != gguf_.tensors().end();
+    if (spec.expert >= 0 && !stacked) {  // files of before 2024-04 have a tensor for every expert
+      name = fmt::format("blk.{}.{}.{}.weight", spec.layer, expert_name(module_of(spec)), spec.expert);
+      found = gguf_.tensors().find(name);
+    }
     if (found == gguf_.tensors().end()) fail(ErrorCode::kDataCorrupt, "{}: tensor {} is missing", file, name);
-    const std::vector<int64_t> expected =
-        spec.cols == 0 ? std::vector<int64_t>{spec.rows} : std::vector<int64_t>{spec.rows, spec.cols};
+    std::vector<int64_t> expected = {spec.rows};
+    if (spec.cols != 0) expected.push_back(spec.cols);
+    if (stacked) expected.insert(expected.begin(), config_.experts.count);
     if (found->second.shape != expected) {
       fail(ErrorCode::kDataCorrupt, "{}: tensor {} has shape [{}], the metadata wants [{}]", file, name,
            fmt::join(found->second.shape, ", "), fmt::join(expected, ", "));
@@ -131,16 +164,17 @@ std::string gguf_tensor_name(const TensorSpec& spec) {
     case Role::kLinearBias:
       break;
   }
+  if (spec.expert >= 0) return fmt::format("blk.{}.{}_exps.weight", spec.layer, expert_name(module_of(spec)));
   const std::string prefix = fmt::format("model.layers.{}.", spec.layer);
   const std::string_view rest = std::string_view(spec.name).substr(prefix.size());
-  for (const auto& [hf, gguf] : kModuleNames) {
-    if (rest.starts_with(hf) && rest[hf.size()] == '.')
-      return fmt::format("blk.{}.{}{}", spec.layer, gguf, rest.substr(hf.size()));
+  for (const ModuleName& name : kModuleNames) {
+    if (rest.starts_with(name.hf) && rest[name.hf.size()] == '.')
+      return fmt::format("blk.{}.{}{}", spec.layer, name.gguf, rest.substr(name.hf.size()));
   }
   fail(ErrorCode::kInternal, "no GGUF name for {}", spec.name);
 }
 
-std::string hf_module_path(std::string_view gguf_module) {
+std::string hf_module_path(std::string_view gguf_module, std::string_view architecture) {
   if (gguf_module == "token_embd") return "model.embed_tokens";
   if (gguf_module == "output_norm") return "model.norm";
   if (gguf_module == "output") return "lm_head";
@@ -151,14 +185,14 @@ std::string hf_module_path(std::string_view gguf_module) {
   const std::string_view layer = gguf_module.substr(0, dot);
   if (dot == std::string_view::npos || layer.find_first_not_of("0123456789") != std::string_view::npos)
     return {};
-  constexpr std::pair<std::string_view, std::string_view> kLlamaNorms[] = {
-      {"input_layernorm", "attn_norm"}, {"post_attention_layernorm", "ffn_norm"}};
+  constexpr ModuleName kLlamaNorms[] = {{"input_layernorm", "attn_norm"},
+                                        {"post_attention_layernorm", "ffn_norm"}};
   const std::string_view name = gguf_module.substr(dot + 1);
-  for (const auto& [hf, gguf] : kModuleNames) {
-    if (name == gguf) return fmt::format("model.layers.{}.{}", layer, hf);
-  }
-  for (const auto& [hf, gguf] : kLlamaNorms) {
-    if (name == gguf) return fmt::format("model.layers.{}.{}", layer, hf);
+  for (const std::span<const ModuleName> names : {std::span<const ModuleName>(kModuleNames), {kLlamaNorms}}) {
+    for (const ModuleName& row : names) {
+      if (row.gguf == name && (row.only.empty() || row.only == architecture))
+        return fmt::format("model.layers.{}.{}", layer, row.hf);
+    }
   }
   return {};
 }

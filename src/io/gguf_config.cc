@@ -43,15 +43,23 @@ class ArchitectureKeys {
   std::string architecture_;
 };
 
-void refuse_unsupported(const GgufFile& gguf, const ArchitectureKeys& keys) {
+void refuse_split(const GgufFile& gguf) {
   const std::string file = gguf.file().path().string();
   const int64_t* parts = gguf.find<int64_t>("split.count");
   if (parts != nullptr && *parts > 1) {
     fail(ErrorCode::kUnsupported,
          "{} is one of {} parts; join them first (llama.cpp's gguf-split --merge does)", file, *parts);
   }
-  if (keys.get_or<int64_t>("expert_count", 0) > 0)
-    fail(ErrorCode::kUnsupported, "{}: mixtures of experts are not supported", file);
+}
+
+/// The keys are those of either family's config.json.
+void add_experts(const ArchitectureKeys& keys, json& config) {
+  const auto count = keys.positive("expert_count");
+  config["num_local_experts"] = config["num_experts"] = count;
+  config["num_experts_per_tok"] = keys.positive("expert_used_count");
+  config["norm_topk_prob"] = true;  // as llama.cpp's graphs do
+  config["moe_intermediate_size"] =
+      keys.get_or<int64_t>("expert_feed_forward_length", config["intermediate_size"]);
 }
 
 /// token_embd.weight is [vocabulary, width]: older files do not state the vocabulary's size elsewhere.
@@ -171,9 +179,11 @@ json make_gguf_hf_config(const GgufFile& gguf) {
   const ArchitectureKeys keys(gguf);
   const GgufArchitecture* architecture =
       &gguf_architecture_named(keys.architecture(), gguf.file().path().string());
-  refuse_unsupported(gguf, keys);
+  refuse_split(gguf);
   const auto window = keys.get_or<int64_t>("attention.sliding_window", 0);
-  if (window > 0 && architecture->model_type == "llama") architecture = &gguf_architecture_of("mistral");
+  const bool has_experts = keys.get_or<int64_t>("expert_count", 0) > 0;
+  if (architecture->model_type == "llama" && (has_experts || window > 0))
+    architecture = &gguf_architecture_of(has_experts ? "mixtral" : "mistral");
   const int64_t heads = keys.positive("attention.head_count");
   json config = {
       {"architectures", {architecture->hf_class}},
@@ -197,6 +207,7 @@ json make_gguf_hf_config(const GgufFile& gguf) {
   };
   if (const auto* bos = gguf.find<int64_t>("tokenizer.ggml.bos_token_id")) config["bos_token_id"] = *bos;
   if (window > 0) config["sliding_window"] = window;
+  if (has_experts) add_experts(keys, config);
   if (architecture->name.starts_with("gemma")) {
     config.erase("hidden_act");
     add_gemma(keys, config);

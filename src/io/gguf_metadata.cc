@@ -153,6 +153,13 @@ void add_vocabulary(const Json& tokenizer, const ModelConfig& config, const Text
                         adds_leading_token(tokenizer.value("post_processor", Json())));
 }
 
+void add_expert_keys(const ModelConfig& config, const std::string& arch, GgufMetadata& metadata) {
+  if (!config.has_experts()) return;
+  metadata.emplace_back(arch + ".expert_count", number(config.experts.count));
+  metadata.emplace_back(arch + ".expert_used_count", number(config.experts.per_token));
+  metadata.emplace_back(arch + ".expert_feed_forward_length", number(config.intermediate_size));
+}
+
 void add_attention_keys(const ModelConfig& config, const std::string& arch, GgufMetadata& metadata) {
   if (!config.windows.empty()) {
     const int window = *std::max_element(config.windows.begin(), config.windows.end());
@@ -202,6 +209,7 @@ GgufMetadata gguf_model_metadata(const ModelConfig& config, const std::string& n
     metadata.emplace_back(arch + ".rope.scaling.attn_factor", static_cast<float>(scaling.attention_factor));
   }
   add_attention_keys(config, arch, metadata);
+  add_expert_keys(config, arch, metadata);
   return metadata;
 }
 
@@ -247,12 +255,13 @@ std::string gguf_lacks(const ModelConfig& config) {
   const int assumed = is_27b ? config.hidden_size / config.num_heads : config.head_dim;
   if (scalar > 0.0f && scalar != static_cast<float>(assumed))
     return fmt::format("query_pre_attn_scalar {} beside heads of {}", scalar, config.head_dim);
+  if (config.has_experts() && !config.experts.normalises) return "norm_topk_prob false";
   const int widest =
       config.windows.empty() ? 0 : *std::max_element(config.windows.begin(), config.windows.end());
   for (int layer = 0; widest > 0 && layer < config.num_layers; ++layer) {
     const bool full = (config.model_type == "gemma2" && layer % 2 == 1) ||
                       (config.model_type == "gemma3_text" && layer % 6 == 5);
-    const bool has_key = config.model_type != "qwen2" && config.model_type != "qwen3";
+    const bool has_key = !config.model_type.starts_with("qwen");
     if (!has_key || (config.window(layer) == 0) != full) return "the pattern of layers with a sliding window";
   }
   return {};

@@ -72,21 +72,27 @@ class ModelPlan {
  public:
   ModelPlan(const Checkpoint& checkpoint, Model& model) : checkpoint_(checkpoint), model_(model) {
     model.config = checkpoint.config();
-    model.layers.resize(static_cast<size_t>(model.config.num_layers));
-    sites_.resize(model.layers.size() * kSiteCount);
+    model.layers = make_layers(model.config);
+    sites_.resize(model.layers.size() * site_count(model.config));
     for_each_tensor(model.config, [this](const TensorSpec& spec) { add(spec); });
   }
 
   std::vector<PackJob> take_jobs(WeightPolicy policy) {
     std::vector<PackJob> jobs;
-    const auto add_job = [&](WeightSource& source, std::unique_ptr<Weight>& target, bool is_embedding) {
-      const WeightFormat format = choose_format(source, policy, is_embedding);
+    const auto add_job = [&](WeightSource& source, std::unique_ptr<Weight>& target, WeightFormat format) {
       jobs.push_back({std::move(source), format, &target});
     };
-    add_job(embedding_, model_.embedding, true);
-    if (!lm_head_.rows.empty()) add_job(lm_head_, model_.lm_head, true);
-    for (size_t i = 0; i < sites_.size(); ++i) {
-      add_job(sites_[i], model_.layers[i / kSiteCount].linears[i % kSiteCount].weight, false);
+    add_job(embedding_, model_.embedding, choose_format(embedding_, policy, true));
+    if (!lm_head_.rows.empty()) add_job(lm_head_, model_.lm_head, choose_format(lm_head_, policy, true));
+    const std::vector<Site> all_sites = sites(model_.config);
+    for (int layer = 0; layer < model_.config.num_layers; ++layer) {
+      for (const Site site : all_sites) {
+        WeightSource& source = site_source(layer, site);
+        // Which experts a token goes to turns on small differences.
+        const WeightFormat format =
+            site == Site::kRouter ? WeightFormat::kF32 : choose_format(source, policy, false);
+        add_job(source, model_.layers[static_cast<size_t>(layer)].at(site).weight, format);
+      }
     }
     return jobs;
   }
@@ -106,11 +112,10 @@ class ModelPlan {
         layer(spec).norm(static_cast<Norm>(spec.module)) = read_gain(spec);
         return;
       case Role::kLinearWeight:
-        return checkpoint_.append_rows(
-            spec, sites_[static_cast<size_t>(spec.layer) * kSiteCount + site_index(spec)]);
+        return checkpoint_.append_rows(spec, site_source(spec.layer, spec.site));
       case Role::kLinearBias: {
         const std::vector<float> part = read_vector(checkpoint_, spec);
-        std::vector<float>& bias = layer(spec).linears[site_index(spec)].bias;
+        std::vector<float>& bias = layer(spec).at(spec.site).bias;
         bias.insert(bias.end(), part.begin(), part.end());
         return;
       }
@@ -124,8 +129,8 @@ class ModelPlan {
   }
 
   Layer& layer(const TensorSpec& spec) { return model_.layers[static_cast<size_t>(spec.layer)]; }
-  size_t site_index(const TensorSpec& spec) const {
-    return static_cast<size_t>(linear_modules(model_.config)[static_cast<size_t>(spec.module)].site);
+  WeightSource& site_source(int layer, Site site) {
+    return sites_[static_cast<size_t>(layer) * site_count(model_.config) + static_cast<size_t>(site)];
   }
 
   const Checkpoint& checkpoint_;

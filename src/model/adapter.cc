@@ -4,6 +4,11 @@
 
 namespace polylora {
 
+Adapter::Adapter(const ModelConfig& config)
+    : layers_(static_cast<size_t>(config.num_layers)), terms_{{this, 1.0f}} {
+  for (auto& layer : layers_) layer.resize(site_count(config));
+}
+
 Adapter::Adapter(const std::vector<std::pair<std::shared_ptr<const Adapter>, float>>& members) {
   for (const auto& [member, factor] : members) {
     check(member->stackable(), "a stack's members are plain adapters of LoRA pairs");
@@ -17,10 +22,13 @@ bool Adapter::stackable() const {
 }
 
 void Adapter::set_columns(int layer, Site site, std::vector<float> gain, std::vector<float> shift) {
-  gains_.resize(layers_.size());
+  const auto make_room = [this](BySite<std::vector<float>>& columns) {
+    if (columns.empty()) columns.assign(layers_.size(), std::vector<std::vector<float>>(layers_[0].size()));
+  };
+  make_room(gains_);
   at(gains_, layer, site) = std::move(gain);
   if (shift.empty()) return;
-  shifts_.resize(layers_.size());
+  make_room(shifts_);
   at(shifts_, layer, site) = std::move(shift);
 }
 

@@ -1,7 +1,6 @@
 // A LoRA adapter as the forward pass uses it.
 #pragma once
 
-#include <array>
 #include <memory>
 #include <span>
 #include <utility>
@@ -35,7 +34,8 @@ class Adapter {
     float factor = 1.0f;
   };
 
-  explicit Adapter(int layers) : layers_(static_cast<size_t>(layers)), terms_{{this, 1.0f}} {}
+  /// Of a base of this shape; it does nothing yet.
+  explicit Adapter(const ModelConfig& config);
   /// A stack: the members' pairs, each times its factor. Members are plain adapters of LoRA pairs alone
   /// (`stackable`), and are kept alive.
   explicit Adapter(const std::vector<std::pair<std::shared_ptr<const Adapter>, float>>& members);
@@ -69,7 +69,7 @@ class Adapter {
 
  private:
   template <typename T>
-  using BySite = std::vector<std::array<T, kSiteCount>>;
+  using BySite = std::vector<std::vector<T>>;  // [layer][site]
 
   template <typename T>
   static T& at(BySite<T>& sites, int layer, Site site) {

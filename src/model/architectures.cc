@@ -55,6 +55,30 @@ constexpr Architecture kArchitectures[] = {
      .has_fused_projections = true,
      .default_rms_norm_eps = 1e-5f,
      .windows = Windows::kAll},
+    {.model_type = "mixtral",
+     .families = "Mixtral 8x7B, 8x22B",
+     .default_rope_theta = 1e6,
+     .default_rms_norm_eps = 1e-5f,
+     .windows = Windows::kAll,
+     .experts = {.block = "block_sparse_moe",
+                 .gate = "w1",
+                 .up = "w3",
+                 .down = "w2",
+                 .count_key = "num_local_experts",
+                 .default_count = 8,
+                 .default_per_token = 2}},
+    {.model_type = "qwen3_moe",
+     .families = "Qwen3 (mixtures of experts)",
+     .reads_attention_bias = true,
+     .has_qk_norm = true,
+     .windows = Windows::kFromLayer,
+     .default_window = 4096,
+     .experts = {.block = "mlp",
+                 .width_key = "moe_intermediate_size",
+                 .default_count = 128,
+                 .default_per_token = 8,
+                 .default_width = 768,
+                 .may_normalise = true}},
 };
 
 std::string_view window_text(Windows windows) {
@@ -84,6 +108,7 @@ std::string differences(const Architecture& row) {
       {row.default_attention_softcap > 0, "soft caps on scores and logits"},
       {row.default_local_rope_theta > 0, "a rope base of its own in windowed layers"},
       {row.windows != Windows::kNone, window_text(row.windows)},
+      {!row.experts.block.empty(), "a mixture of experts"},
   };
   std::string text;
   for (const auto& [holds, fact] : facts) {

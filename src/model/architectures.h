@@ -17,6 +17,18 @@ enum class Windows : uint8_t {
   kAllButEveryNth  // layer i is full when i + 1 is a multiple of sliding_window_pattern
 };
 
+/// Names of a mixture of experts in config.json and in checkpoints, where modules are called
+/// <block>.gate and <block>.experts.<n>.<gate, up or down>.
+struct MixtureNames {
+  std::string_view block;  // "mlp"; empty: the feed-forward is one
+  std::string_view gate = "gate_proj", up = "up_proj", down = "down_proj";
+  const char* count_key = "num_experts";
+  const char* width_key = "intermediate_size";  // of one expert
+  int default_count = 0, default_per_token = 0;
+  int default_width = 0;       // 0: must be stated
+  bool may_normalise = false;  // norm_topk_prob decides, off when absent; else the weights always sum to 1
+};
+
 /// What distinguishes one architecture from another where config.json is silent: the defaults are Llama's. A
 /// new architecture of this kind is a new row.
 struct Architecture {
@@ -39,6 +51,7 @@ struct Architecture {
   int default_window = 0;  // when sliding_window is absent; 0: none
   float default_attention_softcap = 0.0f;
   float default_final_softcap = 0.0f;
+  MixtureNames experts = {};
 };
 
 std::span<const Architecture> architectures();

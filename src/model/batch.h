@@ -23,6 +23,15 @@ struct AdapterGroup {
   Mat rows_of(Mat y) const { return y.row_range(row_begin, row_end - row_begin); }
 };
 
+/// The groups of `rows`, which ascend, in terms of their places in that list.
+std::vector<AdapterGroup> groups_among(std::span<const AdapterGroup> groups, std::span<const int32_t> rows);
+
+/// What a linear is applied to: all rows of a batch, or some of them.
+struct BatchRows {
+  std::span<const AdapterGroup> groups;  // in terms of places in `rows`
+  std::span<const int32_t> rows = {};    // ascending; empty: all
+};
+
 /// T rows, contiguous by sequence, sequences contiguous by adapter.
 struct Batch {
   std::vector<int32_t> token_ids;       // [T]
@@ -30,10 +39,22 @@ struct Batch {
   std::vector<SequenceSpan> sequences;  // cover [0, T)
   std::vector<AdapterGroup> groups;     // cover [0, T)
 
-  /// What adapters see instead of x[T,K], the input of a linear: training's dropout. Empty: x.
-  std::function<ConstMat(ConstMat x, int layer, Site site)> adapter_input;
+  /// What adapters see instead of x, the input of a linear for `rows` (empty: all T): training's dropout.
+  /// Empty: x.
+  std::function<ConstMat(ConstMat x, int layer, Site site, std::span<const int32_t> rows)> adapter_input;
 
   int rows() const { return static_cast<int>(token_ids.size()); }
 };
+
+/// Calls fn(expert, share, rows) for every expert that has rows of the batch, in ascending order.
+template <typename Fn>
+void for_each_expert(const Batch& batch, const Routing& routing, Fn fn) {
+  for (int expert = 0; expert < routing.experts(); ++expert) {
+    const Routing::Share share = routing.of(expert);
+    if (share.rows.empty()) continue;
+    const std::vector<AdapterGroup> groups = groups_among(batch.groups, share.rows);
+    fn(expert, share, BatchRows{groups, share.rows});
+  }
+}
 
 }  // namespace polylora

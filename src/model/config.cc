@@ -31,7 +31,7 @@ bool is_sliding(const ConfigReader& reader, Windows windows, int layer, int num_
     case Windows::kAll:
       return true;
     case Windows::kFromLayer:
-      return layer >= reader.positive_int("max_window_layers", num_layers, kMaxLayers);
+      return layer >= reader.integer("max_window_layers", 0, kMaxLayers, num_layers);
     case Windows::kEverySecond:
       return layer % 2 == 0;
     case Windows::kAllButEveryNth: {
@@ -85,6 +85,26 @@ void parse_variations(const ConfigReader& reader, const Architecture& row, Model
   config.fused_projections = row.has_fused_projections;
 }
 
+int parse_feed_forward_width(const ConfigReader& reader, const MixtureNames& experts) {
+  if (experts.default_width > 0) return reader.positive_int(experts.width_key, experts.default_width);
+  return reader.positive_int(experts.width_key);
+}
+
+void parse_experts(const ConfigReader& reader, const MixtureNames& names, std::string_view where,
+                   ModelConfig& config) {
+  if (names.block.empty()) return;
+  ExpertsConfig& experts = config.experts;
+  experts.names = names;
+  experts.count = reader.positive_int(names.count_key, names.default_count, kMaxExperts);
+  experts.per_token = reader.positive_int("num_experts_per_tok", names.default_per_token, experts.count);
+  experts.normalises = !names.may_normalise || reader.boolean("norm_topk_prob", false);
+  if (reader.positive_int("decoder_sparse_step", 1) != 1 || reader.has_elements("mlp_only_layers")) {
+    fail(ErrorCode::kUnsupported,
+         "{}: layers without experts (decoder_sparse_step, mlp_only_layers) are not supported in a mixture",
+         where);
+  }
+}
+
 DType parse_dtype(const ConfigReader& reader) {
   const std::string name = reader.text("dtype", reader.text("torch_dtype", "bfloat16"));
   if (name == "float32") return DType::kF32;
@@ -111,6 +131,10 @@ void check_consistency(const ModelConfig& config, std::string_view where) {
   }
   if (config.head_dim % 2 != 0)
     fail(ErrorCode::kDataCorrupt, "{}: head_dim {} is odd", where, config.head_dim);
+  if (config.num_layers * config.experts.count > kMaxFeedForwards) {
+    fail(ErrorCode::kDataCorrupt, "{}: num_hidden_layers {} x {} experts is too much", where,
+         config.num_layers, config.experts.count);
+  }
   if (int64_t{config.num_heads} * config.head_dim > kMaxWidth) {
     fail(ErrorCode::kDataCorrupt, "{}: num_attention_heads {} x head_dim {} is too large", where,
          config.num_heads, config.head_dim);
@@ -150,7 +174,7 @@ ModelConfig parse_model_config(const json& hf_config, std::string_view where) {
   const Architecture& row = find_architecture(config.model_type, where);
 
   config.hidden_size = reader.positive_int("hidden_size");
-  config.intermediate_size = reader.positive_int("intermediate_size");
+  config.intermediate_size = parse_feed_forward_width(reader, row.experts);
   config.num_layers = reader.positive_int("num_hidden_layers", {}, kMaxLayers);
   config.num_heads = reader.positive_int("num_attention_heads");
   config.num_kv_heads = reader.positive_int("num_key_value_heads", config.num_heads);
@@ -161,6 +185,7 @@ ModelConfig parse_model_config(const json& hf_config, std::string_view where) {
   parse_rope(reader, row, where, config);
   parse_windows(reader, row, config);
   parse_variations(reader, row, config);
+  parse_experts(reader, row.experts, where, config);
   config.activation = parse_activation(reader, row, where);
   config.tie_word_embeddings = reader.boolean("tie_word_embeddings", row.default_tie_embeddings);
   config.qkv_bias = config.o_bias = row.reads_attention_bias && reader.boolean("attention_bias", false);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/dtype.h"
+#include "model/architectures.h"
 #include "ops/backend.h"
 
 namespace polylora {
@@ -26,10 +27,18 @@ struct RopeScaling {
   double attention_factor = 1.0;                // longrope: on cos and sin
 };
 
+/// A feed-forward of several, of which a router picks some for each token.
+struct ExpertsConfig {
+  int count = 0;  // 0: one feed-forward, no router
+  int per_token = 0;
+  bool normalises = true;  // the weights of a token's experts are made to sum to 1
+  MixtureNames names;
+};
+
 struct ModelConfig {
   std::string model_type;     // "llama"
   int hidden_size = 0;        // D
-  int intermediate_size = 0;  // F
+  int intermediate_size = 0;  // F, of one expert
   int num_layers = 0;
   int num_heads = 0;     // H
   int num_kv_heads = 0;  // G, divides H
@@ -54,10 +63,14 @@ struct ModelConfig {
   bool qkv_bias = false;
   bool o_bias = false;
   bool mlp_bias = false;
+  ExpertsConfig experts;
   DType dtype = DType::kBf16;  // what the checkpoint says it is stored in
   int bos_token_id = -1;       // -1: none
   std::vector<int> eos_token_ids;
 
+  bool has_experts() const { return experts.count > 0; }
+  /// Rows that a layer's feed-forwards see for `rows` of a batch.
+  int64_t feed_forward_rows(int64_t rows) const { return has_experts() ? rows * experts.per_token : rows; }
   int window(int layer) const { return windows.empty() ? 0 : windows[static_cast<size_t>(layer)]; }
   /// AttentionParams::scale.
   float attention_scale() const {

@@ -15,7 +15,9 @@
 namespace polylora {
 
 inline constexpr int kMaxWidth = 1 << 28;  // keeps the fused widths inside int and every matrix inside int64
-inline constexpr int kMaxLayers = 4096;    // bounds what a hostile config makes the loader allocate
+inline constexpr int kMaxLayers = 4096;    // these bound what a hostile config makes the loader allocate
+inline constexpr int kMaxExperts = 1024;
+inline constexpr int kMaxFeedForwards = 1 << 17;  // layers x experts
 
 /// Reads typed keys out of one JSON object and says which file and key is wrong.
 class ConfigReader {
@@ -27,10 +29,14 @@ class ConfigReader {
 
   /// From 1 to `limit`; required unless there is a fallback.
   int positive_int(const char* key, std::optional<int> fallback = {}, int limit = kMaxWidth) const {
+    return integer(key, 1, limit, fallback);
+  }
+
+  int integer(const char* key, int least, int most, std::optional<int> fallback = {}) const {
     if (!has(key)) return or_missing(key, fallback);
     const nlohmann::json& value = object_.at(key);
-    if (!value.is_number_integer() || value.get<int64_t>() < 1 || value.get<int64_t>() > limit) {
-      fail(ErrorCode::kDataCorrupt, "{}: '{}' must be an integer from 1 to {}", where_, key, limit);
+    if (!value.is_number_integer() || value.get<int64_t>() < least || value.get<int64_t>() > most) {
+      fail(ErrorCode::kDataCorrupt, "{}: '{}' must be an integer from {} to {}", where_, key, least, most);
     }
     return value.get<int>();
   }
@@ -64,6 +70,8 @@ class ConfigReader {
     if (values.size() == count && positive) return values;
     fail(ErrorCode::kDataCorrupt, "{}: '{}' must be a list of {} positive numbers", where_, key, count);
   }
+
+  bool has_elements(const char* key) const { return has(key) && !object_.at(key).empty(); }
 
   /// For each of `count` layers, whether layer_types says sliding_attention; nothing when it is absent.
   std::optional<std::vector<bool>> sliding_layers(size_t count) const {

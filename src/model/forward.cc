@@ -30,19 +30,6 @@ void for_each_run(std::span<const AdapterGroup> groups, WeightOf weight_of, Fn f
   }
 }
 
-/// The groups of `rows`, which ascend, in terms of their places in that list.
-std::vector<AdapterGroup> groups_among(std::span<const AdapterGroup> groups, std::span<const int32_t> rows) {
-  std::vector<AdapterGroup> result;
-  int next = 0;
-  for (const AdapterGroup& group : groups) {
-    const int begin = next;
-    while (next < static_cast<int>(rows.size()) && rows[static_cast<size_t>(next)] < group.row_end) ++next;
-    if (next > begin) result.push_back({begin, next, group.adapter});
-  }
-  check(next == static_cast<int>(rows.size()), "rows of the last batch, ascending");
-  return result;
-}
-
 }  // namespace
 
 ForwardPass::ForwardPass(const Model& model, Backend& backend, int max_rows, int max_positions)
@@ -55,6 +42,10 @@ ForwardPass::ForwardPass(const Model& model, Backend& backend, int max_rows, int
   arena_.add(attended_, max_rows, config.q_size());
   arena_.add(gate_up_, max_rows, 2 * int64_t{config.intermediate_size});
   arena_.add(activated_, max_rows, config.intermediate_size);
+  if (config.has_experts()) {
+    for (Mat* mat : {&expert_in_, &expert_out_}) arena_.add(*mat, max_rows, config.hidden_size);
+    arena_.add(router_logits_, max_rows, config.experts.count);
+  }
   arena_.allocate();
 }
 
@@ -64,7 +55,9 @@ size_t ForwardPass::bytes() const {
 
 /// One set for all layers: nothing is read again once the next layer has begun.
 LayerActivations ForwardPass::activations() const {
-  const auto rows = [this](const Mat& activation) { return activation.row_range(0, rows_); };
+  const auto rows = [this](const Mat& activation) {
+    return activation.data == nullptr ? Mat() : activation.row_range(0, rows_);
+  };
   return {.residual = rows(residual_),
           .attention_in = rows(normed_),
           .projected = rows(qkv_),
@@ -77,7 +70,10 @@ LayerActivations ForwardPass::activations() const {
           .gate_up = rows(gate_up_),
           .activated = rows(activated_),
           .mlp_out = rows(delta_),
-          .delta = rows(delta_)};
+          .delta = rows(delta_),
+          .router_logits = rows(router_logits_),
+          .expert_in = rows(expert_in_),
+          .expert_out = rows(expert_out_)};
 }
 
 void ForwardPass::run(const Batch& batch, KvCache& cache) {

@@ -44,6 +44,7 @@ class ForwardPass {
   std::vector<float> hidden_;  // h of an adapter's pair on the embedding
   MatArena arena_;
   Mat residual_, normed_, qkv_, attended_, gate_up_, activated_, delta_;  // [max_rows, ...]
+  Mat router_logits_, expert_in_, expert_out_;                            // empty without experts
 };
 
 }  // namespace polylora

@@ -28,17 +28,36 @@ AttentionParams LayerForward::attention_params(int layer) const {
       .scale = config.attention_scale(), .window = config.window(layer), .softcap = config.attention_softcap};
 }
 
+RouterParams LayerForward::router_params() const {
+  const ExpertsConfig& experts = model_.config.experts;
+  return {.per_token = experts.per_token, .normalises = experts.normalises};
+}
+
 void LayerForward::run(int layer, const Batch& batch, KvCache& cache, int cache_layer, ConstMat residual,
                        ConstMat delta, const LayerActivations& out) {
-  run_until_activated(layer, batch, cache, cache_layer, residual, delta, out);
-  project(out.mlp_out, out.activated, layer, Site::kDown, batch);
+  attend(layer, batch, cache, cache_layer, residual, delta, out);
+  if (model_.config.has_experts()) {
+    mix_experts(layer, batch, out);
+  } else {
+    activate(layer, batch, out);
+    project(out.mlp_out, out.activated, layer, Site::kDown, batch);
+  }
   normalise_output(out.delta, out.mlp_out, model_.layers[static_cast<size_t>(layer)].norm(Norm::kMlpOutput));
+}
+
+void LayerForward::run_until_activated(int layer, const Batch& batch, KvCache& cache, int cache_layer,
+                                       ConstMat residual, ConstMat delta, const LayerActivations& out) {
+  attend(layer, batch, cache, cache_layer, residual, delta, out);
+  if (!model_.config.has_experts()) return activate(layer, batch, out);
+  for_each_expert(batch, route(layer, batch, out), [&](int expert, const auto& share, const BatchRows& rows) {
+    activate_expert(layer, expert, share, batch, rows, out);
+  });
 }
 
 // Each half adds the previous half's output to the residual on its way into the norm, so that the sum is
 // written once.
-void LayerForward::run_until_activated(int layer, const Batch& batch, KvCache& cache, int cache_layer,
-                                       ConstMat residual, ConstMat delta, const LayerActivations& out) {
+void LayerForward::attend(int layer, const Batch& batch, KvCache& cache, int cache_layer, ConstMat residual,
+                          ConstMat delta, const LayerActivations& out) {
   const ModelConfig& config = model_.config;
   const Layer& weights = model_.layers[static_cast<size_t>(layer)];
   const QkvViews qkv = split_qkv(out.qkv, config), projected = split_qkv(out.projected, config);
@@ -58,8 +77,37 @@ void LayerForward::run_until_activated(int layer, const Batch& batch, KvCache& c
 
   backend_.rmsnorm(out.mlp_in, out.middle, out.residual, out.delta, weights.norm(Norm::kMlp),
                    config.rms_norm_eps);
+}
+
+void LayerForward::activate(int layer, const Batch& batch, const LayerActivations& out) {
   project(out.gate_up, out.mlp_in, layer, Site::kGateUp, batch);
-  backend_.glu(out.activated, out.gate_up, config.activation);
+  backend_.glu(out.activated, out.gate_up, model_.config.activation);
+}
+
+Routing LayerForward::route(int layer, const Batch& batch, const LayerActivations& out) {
+  project(out.router_logits, out.mlp_in, layer, Site::kRouter, batch);
+  return backend_.route(out.router_logits, router_params());
+}
+
+void LayerForward::activate_expert(int layer, int expert, const Routing::Share& share, const Batch& batch,
+                                   const BatchRows& rows, const LayerActivations& out) {
+  const Mat in = out.expert_in.row_range(0, share.size()), gate_up = out.of_expert(out.gate_up, share);
+  backend_.gather_rows(in, out.mlp_in, share.rows);
+  project(gate_up, in, layer, gate_up_of(expert), batch, rows);
+  backend_.glu(out.of_expert(out.activated, share), gate_up, model_.config.activation);
+}
+
+/// mlp_out = Σ over a row's experts of weight · expert(mlp_in). Experts add in ascending order: a row's sum
+/// does not depend on the others in the batch.
+void LayerForward::mix_experts(int layer, const Batch& batch, const LayerActivations& out) {
+  const Routing routing = route(layer, batch, out);
+  backend_.clear(out.mlp_out);
+  for_each_expert(batch, routing, [&](int expert, const auto& share, const BatchRows& rows) {
+    activate_expert(layer, expert, share, batch, rows, out);
+    const Mat result = out.expert_out.row_range(0, share.size());
+    project(result, out.of_expert(out.activated, share), layer, down_of(expert), batch, rows);
+    backend_.scatter_add(out.mlp_out, result, share.rows, share.weights);
+  });
 }
 
 void LayerForward::normalise_heads(const QkvViews& to, const QkvViews& from, const Layer& weights) {
@@ -73,10 +121,11 @@ void LayerForward::normalise_output(Mat delta, ConstMat out, const std::vector<f
   if (!gain.empty()) backend_.rmsnorm(delta, Mat(), out, ConstMat(), gain, model_.config.rms_norm_eps);
 }
 
-void LayerForward::project(Mat y, ConstMat x, int layer, Site site, const Batch& batch) {
+void LayerForward::project(Mat y, ConstMat x, int layer, Site site, const Batch& batch,
+                           const BatchRows& rows) {
   const Linear& linear = model_.layers[static_cast<size_t>(layer)].at(site);
   lora_groups_.clear();
-  for (const AdapterGroup& group : batch.groups) {
+  for (const AdapterGroup& group : rows.groups) {
     for (const Adapter::Term& term : group.terms()) {
       const LoraWeight* weight = term.adapter->weight(layer, site);
       if (weight != nullptr) lora_groups_.push_back({group.row_begin, group.row_end, weight, term.factor});
@@ -84,11 +133,11 @@ void LayerForward::project(Mat y, ConstMat x, int layer, Site site, const Batch&
   }
   if (batch.adapter_input && !lora_groups_.empty()) {
     backend_.linear(y, x, *linear.weight, linear.bias);
-    backend_.lora_delta(y, batch.adapter_input(x, layer, site), lora_groups_);
+    backend_.lora_delta(y, batch.adapter_input(x, layer, site, rows.rows), lora_groups_);
   } else {
     backend_.linear(y, x, *linear.weight, linear.bias, lora_groups_);
   }
-  for (const AdapterGroup& group : batch.groups) {
+  for (const AdapterGroup& group : rows.groups) {
     for (const Adapter::Term& term : group.terms()) {
       const std::span<const float> gain = term.adapter->gain(layer, site);
       if (!gain.empty()) backend_.scale_columns(group.rows_of(y), gain, term.adapter->shift(layer, site));

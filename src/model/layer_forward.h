@@ -21,10 +21,23 @@ struct LayerActivations {
   Mat attention_out;  // [T,D] before its norm; may be delta itself
   Mat middle;         // [T,D] the residual stream between attention and feed-forward
   Mat mlp_in;         // [T,D] its norm
-  Mat gate_up;        // [T,2F]
-  Mat activated;      // [T,F]
+  Mat gate_up;        // [T,2F]; with experts see keeps_experts
+  Mat activated;      // [T,F], likewise
   Mat mlp_out;        // [T,D] before its norm; may be delta itself
   Mat delta;          // [T,D] what the layer adds to `middle`
+
+  // Of a mixture of experts alone. Each row is in the shares of k experts.
+  Mat router_logits;  // [T,experts]
+  Mat expert_in;      // [T,D] the rows of mlp_in that one expert sees; the next overwrites them
+  Mat expert_out;     // [T,D] what it makes of them, likewise
+  /// gate_up and activated are [T*k, …], in the order of Routing's entries; else [T, …], and each expert
+  /// overwrites those of the last.
+  bool keeps_experts = false;
+
+  /// The rows of gate_up or activated that hold an expert's share.
+  Mat of_expert(Mat mat, const Routing::Share& share) const {
+    return mat.row_range(keeps_experts ? share.begin : 0, share.size());
+  }
 };
 
 /// q, k and v in a fused activation [T,(H+2G)*E].
@@ -51,7 +64,15 @@ class LayerForward {
 
   /// The one place where LoRA happens: y = W·x (+ bias), and per group of rows y += scale · B·(A·x), then
   /// y * gain + shift where the adapter has them.
-  void project(Mat y, ConstMat x, int layer, Site site, const Batch& batch);
+  void project(Mat y, ConstMat x, int layer, Site site, const Batch& batch) {
+    project(y, x, layer, site, batch, {batch.groups});
+  }
+  /// The same for some rows of the batch, which x and y hold.
+  void project(Mat y, ConstMat x, int layer, Site site, const Batch& batch, const BatchRows& rows);
+
+  /// Where out.mlp_in goes: fills out.router_logits.
+  Routing route(int layer, const Batch& batch, const LayerActivations& out);
+  RouterParams router_params() const;
 
   RopeTable rope(int layer) const;
   AttentionParams attention_params(int layer) const;
@@ -60,6 +81,12 @@ class LayerForward {
  private:
   const Model& model_;
   Backend& backend_;
+  void attend(int layer, const Batch& batch, KvCache& cache, int cache_layer, ConstMat residual,
+              ConstMat delta, const LayerActivations& out);
+  void activate(int layer, const Batch& batch, const LayerActivations& out);
+  void activate_expert(int layer, int expert, const Routing::Share& share, const Batch& batch,
+                       const BatchRows& rows, const LayerActivations& out);
+  void mix_experts(int layer, const Batch& batch, const LayerActivations& out);
   void normalise_heads(const QkvViews& to, const QkvViews& from, const Layer& weights);
   void normalise_output(Mat delta, ConstMat out, const std::vector<float>& gain);
 

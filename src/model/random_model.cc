@@ -38,7 +38,7 @@ std::unique_ptr<Model> make_random_model(const ModelConfig& config, Backend& bac
   if (!config.tie_word_embeddings)
     model->lm_head = random_weight(backend, config.vocab_size, config.hidden_size, format);
   model->final_norm.assign(d, 1.0f);
-  model->layers.resize(static_cast<size_t>(config.num_layers));
+  model->layers = make_layers(config);
   if (config.embedding_scale != 1.0f) model->embedding_gain.assign(d, config.embedding_scale);
   for_each_tensor(config, [&](const TensorSpec& spec) {
     if (spec.role != TensorSpec::Role::kNorm) return;
@@ -50,7 +50,8 @@ std::unique_ptr<Model> make_random_model(const ModelConfig& config, Backend& bac
     for (const LinearModule& module : linear_modules(config)) {
       Linear& linear = out.at(module.site);
       if (linear.weight) continue;
-      linear.weight = random_weight(backend, site_rows(config, module.site), module.k, format);
+      linear.weight = random_weight(backend, site_rows(config, module.site), module.k,
+                                    module.site == Site::kRouter ? WeightFormat::kF32 : format);
       if (module.has_bias) linear.bias.assign(static_cast<size_t>(site_rows(config, module.site)), 0.0f);
     }
   }
@@ -59,18 +60,19 @@ std::unique_ptr<Model> make_random_model(const ModelConfig& config, Backend& bac
 
 std::unique_ptr<Adapter> make_random_adapter(const ModelConfig& config, Backend& backend, int64_t rank,
                                              DType dtype) {
-  auto adapter = std::make_unique<Adapter>(config.num_layers);
-  for (const Site site : kSites) {
+  auto adapter = std::make_unique<Adapter>(config);
+  const std::vector<LinearModule> modules = linear_modules(config);
+  for (const Site site : sites(config)) {
     LoraSource source{.k = 0, .n = site_rows(config, site), .pairs = {}};
     std::deque<std::vector<uint16_t>> matrices;
-    for (const LinearModule& module : linear_modules(config)) {
-      if (module.site != site) continue;
+    for (const LinearModule& module : modules) {
+      if (module.site != site || !is_linear_layer(module)) continue;
       source.k = module.k;
       const void* a = matrices.emplace_back(random_matrix(rank, module.k)).data();
       const void* b = matrices.emplace_back(random_matrix(module.n_count, rank)).data();
       source.pairs.push_back({module.n_begin, module.n_count, rank, 1.0f, a, b, DType::kBf16});
     }
-    for (int layer = 0; layer < config.num_layers; ++layer)
+    for (int layer = 0; layer < config.num_layers && !source.pairs.empty(); ++layer)
       adapter->set(layer, site, backend.pack_lora(source, dtype));
   }
   return adapter;

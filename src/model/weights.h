@@ -14,26 +14,47 @@
 
 namespace polylora {
 
-/// The four linears of a layer as they are stored: q, k, v fused; gate and up fused.
-enum class Site : uint8_t { kQkv, kO, kGateUp, kDown };
-inline constexpr int kSiteCount = 4;
-inline constexpr Site kSites[kSiteCount] = {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown};
+/// The linears of a layer as they are stored: q, k, v fused; o; gate and up fused; down. A mixture of experts
+/// has a router, and the last two once per expert: these are expert 0's, gate_up_of() and down_of() name all.
+enum class Site : int16_t { kQkv, kO, kRouter, kGateUp, kDown };
+constexpr Site gate_up_of(int expert) {
+  return static_cast<Site>(static_cast<int>(Site::kGateUp) + 2 * expert);
+}
+constexpr Site down_of(int expert) {
+  return static_cast<Site>(static_cast<int>(Site::kDown) + 2 * expert);
+}
+
+/// Those that the layers of a model have, ascending.
+std::vector<Site> sites(const ModelConfig& config);
+
+/// One more than the highest of them: the length of an array that a site indexes.
+size_t site_count(const ModelConfig& config);
 
 /// A linear module under the name that checkpoints and PEFT's target_modules use: rows
 /// [n_begin, n_begin + n_count) of a fused linear with input width k.
 struct LinearModule {
-  std::string_view path;  // within a layer: "self_attn.q_proj"
-  std::string_view name;  // "q_proj"
+  std::string path;  // within a layer: "self_attn.q_proj"
+  std::string name;  // "q_proj"
   Site site = Site::kQkv;
   int64_t n_begin = 0;
   int64_t n_count = 0;
   int64_t k = 0;
   bool has_bias = false;
+  int expert = -1;  // that it belongs to; -1: every token uses it
 };
 
 /// The modules of every layer, in checkpoint order: q, k, v, o, gate, up, down, where Phi-3 has qkv and
-/// gate_up.
+/// gate_up; with experts the router, then gate, up and down of each.
 std::vector<LinearModule> linear_modules(const ModelConfig& config);
+
+/// Whether "all" selects it: transformers (from 5 on) holds experts and routers as plain parameters, which
+/// PEFT and LLaMA-Factory do not count among the linear layers.
+inline bool is_linear_layer(const LinearModule& module) {
+  return module.expert < 0 && module.site != Site::kRouter;
+}
+
+/// The names of linear_modules(), each once.
+std::vector<std::string> module_names(const ModelConfig& config);
 
 /// Output width of a fused linear.
 int64_t site_rows(const ModelConfig& config, Site site);
@@ -61,6 +82,8 @@ struct TensorSpec {
   int module = -1;   // index into linear_modules, for kLinear*; a Norm, for kNorm
   int64_t rows = 0;  // 1-D tensors: rows = length, cols = 0
   int64_t cols = 0;
+  Site site = Site::kQkv;  // of the module
+  int expert = -1;         // that it belongs to; -1: none
 };
 
 /// A gain, to which ModelConfig::norm_offset applies.
@@ -77,7 +100,7 @@ struct Linear {
 };
 
 struct Layer {
-  std::array<Linear, kSiteCount> linears;
+  std::vector<Linear> linears;                       // by Site; kRouter is empty where there are no experts
   std::array<std::vector<float>, kNormCount> norms;  // gains; empty where the model has none
 
   const Linear& at(Site site) const { return linears[static_cast<size_t>(site)]; }
@@ -85,6 +108,9 @@ struct Layer {
   const std::vector<float>& norm(Norm norm) const { return norms[static_cast<size_t>(norm)]; }
   std::vector<float>& norm(Norm norm) { return norms[static_cast<size_t>(norm)]; }
 };
+
+/// The layers of a model, without weights.
+std::vector<Layer> make_layers(const ModelConfig& config);
 
 /// Immutable after loading; shared between threads.
 struct Model {

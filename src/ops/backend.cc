@@ -149,10 +149,29 @@ void Backend::add(Mat y, ConstMat x) {
   do_add(y, x);
 }
 
-void Backend::gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) {
+void Backend::gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows, std::span<const float> scales) {
   check(has_shape(y, static_cast<int64_t>(rows.size()), x.cols), "gather_rows: y is [M,D]");
+  check(scales.empty() || scales.size() == rows.size(), "gather_rows: scales are [M]");
   for (const int32_t row : rows) check(row >= 0 && row < x.rows, "gather_rows: row of x");
-  do_gather_rows(y, x, rows);
+  do_gather_rows(y, x, rows, scales);
+}
+
+void Backend::scatter_add(Mat y, ConstMat x, std::span<const int32_t> rows, std::span<const float> scales) {
+  check(has_shape(x, static_cast<int64_t>(rows.size()), y.cols), "scatter_add: x is [M,D]");
+  check(scales.empty() || scales.size() == rows.size(), "scatter_add: scales are [M]");
+  for (const int32_t row : rows) check(row >= 0 && row < y.rows, "scatter_add: row of y");
+  do_scatter_add(y, x, rows, scales);
+}
+
+void Backend::clear(Mat y) {
+  check(has_shape(y, y.rows, y.cols), "clear: y is [T,D]");
+  do_clear(y);
+}
+
+Routing Backend::route(ConstMat logits, const RouterParams& params) {
+  check(has_shape(logits, logits.rows, logits.cols), "route: logits are [T,E]");
+  check(params.per_token > 0 && params.per_token <= logits.cols, "route: a row goes to some of the experts");
+  return do_route(logits, params);
 }
 
 void Backend::scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) {

@@ -5,7 +5,7 @@
 // CUDA backend fits behind the same calls. Model code never sees a device, a layout or an instruction set.
 //
 // Letters in shapes: T rows of the batch, D model width, N/K output/input width of a linear, H/G query/kv
-// heads, E head size, F feed-forward width, V vocabulary, R rank, M gathered rows.
+// heads, E head size (of a router: experts), F feed-forward width, V vocabulary, R rank, M gathered rows.
 // `=` overwrites the output, `+=` adds to it; each op says which.
 //
 // Shapes are checked here, in the non-virtual functions; the do_* behind them may rely on them. A violated
@@ -22,6 +22,7 @@
 #include <string_view>
 
 #include "base/tensor.h"
+#include "ops/routing.h"
 #include "ops/weight.h"
 
 namespace polylora {
@@ -120,8 +121,17 @@ class Backend {
   /// y[T,D] += x[T,D].
   void add(Mat y, ConstMat x);
 
-  /// y[M,D] = x[rows[M], D].
-  void gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows);
+  /// y[m,D] = x[rows[m], D], times scales[m] unless they are empty.
+  void gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows, std::span<const float> scales = {});
+
+  /// y[rows[m], D] += x[m, D], times scales[m] unless they are empty. `rows` are distinct.
+  void scatter_add(Mat y, ConstMat x, std::span<const int32_t> rows, std::span<const float> scales = {});
+
+  /// y[T,D] = 0.
+  void clear(Mat y);
+
+  /// Sends each row to k experts by its router's logits[T,E]. The result is on the host: a device waits here.
+  Routing route(ConstMat logits, const RouterParams& params);
 
   /// y[T,N] = y * gain[N] + shift[N] in every row (DoRA's magnitude over norm, an adapter's biases). An empty
   /// shift is 0.
@@ -145,7 +155,12 @@ class Backend {
   virtual void do_glu(Mat y, ConstMat gate_up, GluActivation activation) = 0;
   virtual void do_softcap(Mat y, float cap) = 0;
   virtual void do_add(Mat y, ConstMat x) = 0;
-  virtual void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) = 0;
+  virtual void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows,
+                              std::span<const float> scales) = 0;
+  virtual void do_scatter_add(Mat y, ConstMat x, std::span<const int32_t> rows,
+                              std::span<const float> scales) = 0;
+  virtual void do_clear(Mat y) = 0;
+  virtual Routing do_route(ConstMat logits, const RouterParams& params) = 0;
   virtual void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) = 0;
 };
 

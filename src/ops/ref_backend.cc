@@ -373,10 +373,35 @@ class RefBackend final : public TrainingBackend {
     }
   }
 
-  void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
+  void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows,
+                      std::span<const float> scales) override {
     for (size_t m = 0; m < rows.size(); ++m) {
-      std::copy_n(x.row(rows[m]), x.cols, y.row(static_cast<int64_t>(m)));
+      const float scale = scales.empty() ? 1.0f : scales[m];
+      for (int64_t d = 0; d < x.cols; ++d) y.row(static_cast<int64_t>(m))[d] = scale * x.row(rows[m])[d];
     }
+  }
+
+  void do_scatter_add(Mat y, ConstMat x, std::span<const int32_t> rows,
+                      std::span<const float> scales) override {
+    for (size_t m = 0; m < rows.size(); ++m) {
+      const float scale = scales.empty() ? 1.0f : scales[m];
+      for (int64_t d = 0; d < x.cols; ++d) y.row(rows[m])[d] += scale * x.row(static_cast<int64_t>(m))[d];
+    }
+  }
+
+  void do_clear(Mat y) override {
+    for (int64_t t = 0; t < y.rows; ++t) std::fill_n(y.row(t), y.cols, 0.0f);
+  }
+
+  Routing do_route(ConstMat logits, const RouterParams& params) override {
+    const auto k = static_cast<size_t>(params.per_token), rows = static_cast<size_t>(logits.rows);
+    std::vector<int32_t> picked(rows * k);
+    std::vector<float> weights(rows * k);
+    for (size_t t = 0; t < rows; ++t) {
+      const std::span row(logits.row(static_cast<int64_t>(t)), static_cast<size_t>(logits.cols));
+      pick_experts(row, params, &picked[t * k], &weights[t * k]);
+    }
+    return group_by_expert(picked, weights, params.per_token, static_cast<int>(logits.cols));
   }
 
   void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) override {
@@ -488,6 +513,18 @@ class RefBackend final : public TrainingBackend {
       for (int64_t t = 0; t < a.rows; ++t) sum += double{a.row(t)[n]} * double{b.row(t)[n]};
       out[n] += static_cast<float>(sum);
     }
+  }
+
+  void do_row_dots(std::span<float> out, ConstMat a, ConstMat b) override {
+    for (size_t t = 0; t < out.size(); ++t) {
+      const auto row = static_cast<int64_t>(t);
+      out[t] = static_cast<float>(dot(a.row(row), b.row(row), a.cols));
+    }
+  }
+
+  void do_route_backward(Mat d_logits, ConstMat logits, const Routing& routing, const RouterParams& params,
+                         std::span<const float> gains) override {
+    polylora::route_backward(d_logits, logits, routing, params, gains);
   }
 
   void do_adamw(std::span<float> p, std::span<float> m, std::span<float> v, std::span<const float> g,

@@ -125,6 +125,20 @@ void TrainingBackend::column_dots(std::span<float> out, ConstMat a, ConstMat b) 
   do_column_dots(out, a, b);
 }
 
+void TrainingBackend::row_dots(std::span<float> out, ConstMat a, ConstMat b) {
+  const auto rows = static_cast<int64_t>(out.size());
+  check(has_shape(a, rows, a.cols) && has_shape(b, rows, a.cols), "row_dots: a and b are [T,N]");
+  do_row_dots(out, a, b);
+}
+
+void TrainingBackend::route_backward(Mat d_logits, ConstMat logits, const Routing& routing,
+                                     const RouterParams& params, std::span<const float> gains) {
+  check(has_shape(logits, logits.rows, routing.experts()) && has_shape(d_logits, logits.rows, logits.cols),
+        "route_backward: logits are [T,E]");
+  check(gains.size() == routing.rows.size(), "route_backward: a gain for every entry");
+  do_route_backward(d_logits, logits, routing, params, gains);
+}
+
 // --- optimizer and merge
 // -----------------------------------------------------------------------------------------------------
 

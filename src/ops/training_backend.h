@@ -102,6 +102,13 @@ class TrainingBackend : public Backend {
   /// out[n] += Σ_t a[t,n] * b[t,n] (DoRA's magnitudes).
   void column_dots(std::span<float> out, ConstMat a, ConstMat b);
 
+  /// out[t] = Σ_n a[t,n] * b[t,n].
+  void row_dots(std::span<float> out, ConstMat a, ConstMat b);
+
+  /// Backward of route: ops/routing.h.
+  void route_backward(Mat d_logits, ConstMat logits, const Routing& routing, const RouterParams& params,
+                      std::span<const float> gains);
+
   // --- optimizer and merge
   // ---------------------------------------------------------------------------------------------------
   /// One update of p, m, v [n] from the gradient g [n].
@@ -136,6 +143,9 @@ class TrainingBackend : public Backend {
   virtual void do_embed_backward(Mat dw, ConstMat dy, std::span<const int32_t> ids) = 0;
   virtual void do_linear_dw(Mat dw, ConstMat dy, ConstMat x, DType dtype) = 0;
   virtual void do_column_dots(std::span<float> out, ConstMat a, ConstMat b) = 0;
+  virtual void do_row_dots(std::span<float> out, ConstMat a, ConstMat b) = 0;
+  virtual void do_route_backward(Mat d_logits, ConstMat logits, const Routing& routing,
+                                 const RouterParams& params, std::span<const float> gains) = 0;
 
   virtual void do_adamw(std::span<float> p, std::span<float> m, std::span<float> v, std::span<const float> g,
                         const AdamwParams& params) = 0;

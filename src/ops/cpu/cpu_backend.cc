@@ -37,6 +37,26 @@ Derived& as(Base& handle) {
 /// Fewer elements than this are done before the other threads would have woken.
 constexpr int64_t kInlineElements = 1 << 12;
 
+void scale(float* y, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; ++i) y[i] *= factor;
+}
+
+void add_scaled(float* y, const float* x, int64_t n, float factor) {
+  for (int64_t i = 0; i < n; ++i) y[i] += factor * x[i];
+}
+
+/// In lanes, which the compiler vectorises.
+float dot(const float* a, const float* b, int64_t n) {
+  float lanes[kLanes] = {}, sum = 0.0f;
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += a[i + lane] * b[i + lane];
+  }
+  for (; i < n; ++i) sum += a[i] * b[i];
+  for (const float lane : lanes) sum += lane;
+  return sum;
+}
+
 class CpuBackend final : public TrainingBackend {
  public:
   CpuBackend(const Kernels& kernels, int threads)
@@ -152,9 +172,37 @@ class CpuBackend final : public TrainingBackend {
     for_rows(y.rows, y.cols, [&](int64_t t) { kernels_.add(y.row(t), x.row(t), y.cols); });
   }
 
-  void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
-    for_rows(y.rows, y.cols,
-             [&](int64_t m) { std::copy_n(x.row(rows[static_cast<size_t>(m)]), y.cols, y.row(m)); });
+  void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows,
+                      std::span<const float> scales) override {
+    for_rows(y.rows, y.cols, [&](int64_t m) {
+      const auto i = static_cast<size_t>(m);
+      std::copy_n(x.row(rows[i]), y.cols, y.row(m));
+      if (!scales.empty()) scale(y.row(m), y.cols, scales[i]);
+    });
+  }
+
+  void do_scatter_add(Mat y, ConstMat x, std::span<const int32_t> rows,
+                      std::span<const float> scales) override {
+    for_rows(x.rows, y.cols, [&](int64_t m) {
+      const auto i = static_cast<size_t>(m);
+      add_scaled(y.row(rows[i]), x.row(m), y.cols, scales.empty() ? 1.0f : scales[i]);
+    });
+  }
+
+  void do_clear(Mat y) override {
+    for_rows(y.rows, y.cols, [&](int64_t t) { std::fill_n(y.row(t), y.cols, 0.0f); });
+  }
+
+  Routing do_route(ConstMat logits, const RouterParams& params) override {
+    const auto k = static_cast<size_t>(params.per_token), rows = static_cast<size_t>(logits.rows);
+    std::vector<int32_t> picked(rows * k);
+    std::vector<float> weights(rows * k);
+    for_rows(logits.rows, 8 * logits.cols, [&](int64_t row) {
+      const auto t = static_cast<size_t>(row);
+      pick_experts({logits.row(row), static_cast<size_t>(logits.cols)}, params, &picked[t * k],
+                   &weights[t * k]);
+    });
+    return group_by_expert(picked, weights, params.per_token, static_cast<int>(logits.cols));
   }
 
   void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) override {
@@ -204,6 +252,14 @@ class CpuBackend final : public TrainingBackend {
   }
   void do_column_dots(std::span<float> out, ConstMat a, ConstMat b) override {
     training_.column_dots(out, a, b);
+  }
+  void do_row_dots(std::span<float> out, ConstMat a, ConstMat b) override {
+    for_rows(a.rows, a.cols,
+             [&](int64_t t) { out[static_cast<size_t>(t)] = dot(a.row(t), b.row(t), a.cols); });
+  }
+  void do_route_backward(Mat d_logits, ConstMat logits, const Routing& routing, const RouterParams& params,
+                         std::span<const float> gains) override {
+    polylora::route_backward(d_logits, logits, routing, params, gains);
   }
   void do_adamw(std::span<float> p, std::span<float> m, std::span<float> v, std::span<const float> g,
                 const AdamwParams& params) override {

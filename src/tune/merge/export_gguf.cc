@@ -1,3 +1,4 @@
+#include <map>
 #include <memory>
 #include <utility>
 
@@ -31,8 +32,26 @@ OutputTensor output_tensor(const ExportJob& job, const TensorSpec& spec, const B
   return {.info = {gguf_tensor_name(spec), dtype, source.shape},
           .source = &source,
           .edits = job.plan.edits(spec.name),
+          .expert = spec.expert,
           .rotary_pairs_of = is_rotary_interleaved(spec, config) ? config.head_dim : 0,
           .added = is_norm(spec) ? config.norm_offset : 0.0f};
+}
+
+/// The tensors of the file: those of the outputs, where all experts' matrices of a kind are one. Says in each
+/// output where it goes.
+std::vector<TensorInfo> lay_out(std::vector<OutputTensor>& outputs, int experts) {
+  std::vector<TensorInfo> infos;
+  std::map<std::string, size_t> index_of;
+  for (OutputTensor& output : outputs) {
+    const auto [found, is_new] = index_of.try_emplace(output.info.name, infos.size());
+    output.index = found->second;
+    if (is_new) {
+      infos.push_back(output.info);
+      if (output.expert >= 0) infos.back().shape.insert(infos.back().shape.begin(), experts);
+    }
+    output.at = output.expert > 0 ? static_cast<uint64_t>(output.expert) * output.info.bytes() : 0;
+  }
+  return infos;
 }
 
 void refuse_unwritable(const ModelConfig& config, const std::string& where) {
@@ -87,18 +106,14 @@ ExportReport export_gguf(const ExportJob& job) {
                       .dtype = std::string(dtype_name(job.write_dtype)),
                       .files = {path},
                       .notices = {}};
-  std::vector<TensorInfo> infos;
+  const std::vector<TensorInfo> infos = lay_out(outputs, config.experts.count);
   for (const OutputTensor& output : outputs) {
-    infos.push_back(output.info);
     report.bytes += output.info.bytes();
     report.merged += output.edits.empty() ? 0 : 1;
   }
   check_space(job.config.export_dir, report.bytes);
   const auto writer = open_gguf_writer(path, metadata, infos);
-  for (size_t i = 0; i < outputs.size(); ++i) {
-    outputs[i].writer = writer.get();
-    outputs[i].index = i;
-  }
+  for (OutputTensor& output : outputs) output.writer = writer.get();
   write_tensors(job.base, outputs,
                 {.load_dtype = job.load_dtype,
                  .threads = job.config.threads,

@@ -84,7 +84,7 @@ class BlockWriter {
 
   void write(const Block& block) {
     const OutputTensor& output = *block.tensor;
-    const uint64_t offset = static_cast<uint64_t>(block.row_begin) * block.row_bytes();
+    const uint64_t offset = output.at + static_cast<uint64_t>(block.row_begin) * block.row_bytes();
     const uint64_t size = static_cast<uint64_t>(block.rows) * block.row_bytes();
     if (is_copy(output)) {
       output.writer->write(output.index, offset, {output.source->row(block.row_begin), size});

@@ -20,10 +20,12 @@ struct OutputTensor {
   TensorInfo info;  // shape as the source's; a dtype that is not float is the source's own
   const BaseTensor* source = nullptr;
   std::span<const TensorEdit> edits = {};
+  int expert = -1;          // whose matrix it is, where a file has one tensor for all experts
   int rotary_pairs_of = 0;  // > 0: heads of this size, rows in llama.cpp's order (0, E/2, 1, E/2 + 1, …)
   float added = 0.0f;       // to HF's values
   TensorWriter* writer = nullptr;
   size_t index = 0;  // in the writer
+  uint64_t at = 0;   // within that tensor, in bytes: of one expert's matrix in the tensor of all
 };
 
 struct StreamOptions {

@@ -64,7 +64,7 @@ void merge_into_base(Model& model, TrainingBackend& backend, const AdapterFile& 
   }
   const auto modules = linear_modules(model.config);
   for (int layer = 0; layer < model.config.num_layers; ++layer) {
-    for (const Site site : kSites) {
+    for (const Site site : sites(model.config)) {
       const auto is_here = [&](const AdapterPair& pair) {
         return pair.layer == layer && modules[static_cast<size_t>(pair.module)].site == site;
       };

@@ -79,7 +79,7 @@ void ForwardAdapter::refresh() {
 
 void ForwardAdapter::set_gains() {
   for (int layer = 0; layer < model_.config.num_layers; ++layer) {
-    for (const Site site : kSites) {
+    for (const Site site : sites(model_.config)) {
       if (trained_.gradients_at(layer, site).empty()) continue;
       std::vector<float> gain = gain_of(layer, site);
       std::vector<float> shift =

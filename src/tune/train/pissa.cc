@@ -169,13 +169,14 @@ void decompose(TrainingBackend& backend, Mat w, Mat a, Mat b, float scale, int i
 
 void initialize_pissa(Model& model, TrainingBackend& backend, TrainableAdapter& trained, int iterations,
                       uint64_t seed) {
+  const uint64_t modules = linear_modules(model.config).size();
   for (int layer = 0; layer < model.config.num_layers; ++layer) {
-    for (const Site site : kSites) {
+    for (const Site site : sites(model.config)) {
       if (trained.gradients_at(layer, site).empty()) continue;
       edit_base_matrix(model, backend, layer, site, [&](int module, Mat rows) {
         for (const TrainablePair& pair : trained.pairs()) {
           if (pair.layer != layer || pair.module != module) continue;
-          const auto stream = static_cast<uint64_t>(layer) * 16 + static_cast<uint64_t>(module);
+          const auto stream = static_cast<uint64_t>(layer) * modules + static_cast<uint64_t>(module);
           decompose(backend, rows, trained.value(trained.parameters()[pair.a]),
                     trained.value(trained.parameters()[pair.b]), trained.settings().scale(), iterations, seed,
                     stream);

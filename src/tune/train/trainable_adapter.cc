@@ -16,9 +16,10 @@ namespace {
 
 constexpr std::string_view kPeftPrefix = "base_model.model.";
 
-bool is_target(const std::string& path, const std::vector<std::string>& targets) {
+bool is_target(int layer, const LinearModule& module, const std::vector<std::string>& targets) {
+  const std::string path = module_path(layer, module);
   return std::any_of(targets.begin(), targets.end(), [&](const std::string& name) {
-    return name == "all" || path == name || path.ends_with("." + name);
+    return name == "all" ? is_linear_layer(module) : path == name || path.ends_with("." + name);
   });
 }
 
@@ -28,13 +29,11 @@ void check_targets(const ModelConfig& config, const std::vector<std::string>& ta
   for (const std::string& name : targets) {
     bool used = false;
     for (int layer = 0; layer < config.num_layers && !used; ++layer) {
-      for (const LinearModule& module : modules) used = used || is_target(module_path(layer, module), {name});
+      for (const LinearModule& module : modules) used = used || is_target(layer, module, {name});
     }
     if (used) continue;
-    std::vector<std::string_view> known;
-    for (const LinearModule& module : modules) known.push_back(module.name);
     fail(ErrorCode::kInvalidArgument, "lora_target: '{}' names no linear layer of this model; known: all, {}",
-         name, fmt::join(known, ", "));
+         name, fmt::join(module_names(config), ", "));
   }
 }
 
@@ -47,6 +46,7 @@ float LoraSettings::scale() const {
 
 TrainableAdapter::TrainableAdapter(const ModelConfig& config, const LoraSettings& settings)
     : config_(config), settings_(settings), sites_(static_cast<size_t>(config.num_layers)) {
+  for (auto& layer : sites_) layer.resize(site_count(config));
   check_targets(config, settings.targets);
   add_pairs(config);
   add_full_matrices(config);
@@ -66,9 +66,8 @@ void TrainableAdapter::add_pairs(const ModelConfig& config) {
   for (int layer = 0; layer < config.num_layers; ++layer) {
     for (int m = 0; m < static_cast<int>(modules.size()); ++m) {
       const LinearModule& module = modules[static_cast<size_t>(m)];
-      const std::string path = module_path(layer, module);
-      if (!is_target(path, settings_.targets)) continue;
-      const std::string prefix = fmt::format("{}{}.", kPeftPrefix, path);
+      if (!is_target(layer, module, settings_.targets)) continue;
+      const std::string prefix = fmt::format("{}{}.", kPeftPrefix, module_path(layer, module));
       TrainablePair pair{.layer = layer, .module = m};
       pair.a = add_parameter(Parameter::Kind::kLoraA, prefix + "lora_A.weight", settings_.rank, module.k);
       pair.b =
@@ -142,7 +141,7 @@ std::span<const LoraGradient> TrainableAdapter::gradients_at(int layer, Site sit
 }
 
 std::unique_ptr<Adapter> TrainableAdapter::pack(Backend& backend, DType dtype) const {
-  auto adapter = std::make_unique<Adapter>(config_.num_layers);
+  auto adapter = std::make_unique<Adapter>(config_);
   const auto pack_site = [&](int layer, Site site) {
     const auto pairs = gradients_at(layer, site);
     if (pairs.empty()) return;
@@ -156,9 +155,10 @@ std::unique_ptr<Adapter> TrainableAdapter::pack(Backend& backend, DType dtype) c
   // Packing is free of the backend's thread; two threads halve what is otherwise a serial share of every
   // update.
   std::atomic<int> next_layer = 0;
+  const std::vector<Site> all_sites = sites(config_);
   const auto pack_layers = [&] {
     for (int layer = next_layer++; layer < config_.num_layers; layer = next_layer++) {
-      for (const Site site : kSites) pack_site(layer, site);
+      for (const Site site : all_sites) pack_site(layer, site);
     }
   };
   const std::jthread helper(pack_layers);

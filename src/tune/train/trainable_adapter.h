@@ -22,7 +22,7 @@ struct LoraSettings {
   double alpha = 16.0;
   bool use_rslora = false;
   bool use_dora = false;
-  /// "all", or names: a module is a target when its path ends with one (PEFT's rule).
+  /// "all" (is_linear_layer), or names: a module is a target when its path ends with one (PEFT's rule).
   std::vector<std::string> targets = {"all"};
   /// Matrices trained in full beside the pairs (PEFT's modules_to_save): "embed_tokens", "lm_head".
   std::vector<std::string> full_matrices;
@@ -99,7 +99,7 @@ class TrainableAdapter {
   std::vector<TrainablePair> pairs_;
   size_t floats_ = 0;
   HugeBuffer values_, gradients_, first_moments_, second_moments_;
-  std::vector<std::array<std::vector<LoraGradient>, kSiteCount>> sites_;  // by layer
+  std::vector<std::vector<std::vector<LoraGradient>>> sites_;  // [layer][site]
 };
 
 }  // namespace polylora

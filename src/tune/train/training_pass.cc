@@ -16,7 +16,8 @@ int head_rows(const ModelConfig& config) {
 }
 
 int64_t widest_output(const ModelConfig& config) {
-  return std::max<int64_t>({2 * int64_t{config.intermediate_size}, config.qkv_size(), config.hidden_size});
+  return std::max<int64_t>(
+      {2 * int64_t{config.intermediate_size}, config.qkv_size(), config.hidden_size, config.experts.count});
 }
 
 int64_t widest_input(const ModelConfig& config) {
@@ -27,13 +28,10 @@ void copy_rows(Mat to, ConstMat from) {
   for (int64_t r = 0; r < from.rows; ++r) std::copy_n(from.row(r), from.cols, to.row(r));
 }
 
-void fill_zero(Mat mat) {
-  for (int64_t r = 0; r < mat.rows; ++r) std::fill_n(mat.row(r), mat.cols, 0.0f);
-}
-
-/// Random streams: four per layer for the sites' dropout, then one for the embedding's noise.
+/// Random streams: one for every site's dropout, then one for the embedding's noise.
 uint64_t dropout_stream(int layer, Site site) {
-  return static_cast<uint64_t>(layer) * kSiteCount + static_cast<uint64_t>(site);
+  constexpr uint64_t kSites = uint64_t{1} << 16;  // as many as the type can name
+  return static_cast<uint64_t>(layer) * kSites + static_cast<uint64_t>(site);
 }
 constexpr uint64_t kNoiseStream = ~uint64_t{0};
 
@@ -70,13 +68,17 @@ void TrainingPass::allocate() {
     arena_.add(kept.attended, t, config.q_size());
     arena_.add(kept.lse, t, config.num_heads);
     arena_.add(kept.middle, t, d);
-    arena_.add(kept.gate_up, t, 2 * f);
+    arena_.add(kept.gate_up, config.feed_forward_rows(t), 2 * f);
   };
   for (Mat& residual : residuals_) arena_.add(residual, t, d);
   for (Kept& kept : kept_) add_kept(kept);
   if (first_kept_ > 0) add_kept(scratch_);
   for (Mat* mat : {&attention_in_, &mlp_in_, &delta_, &final_}) arena_.add(*mat, t, d);
-  arena_.add(activated_, t, f);
+  arena_.add(activated_, config.feed_forward_rows(t), f);
+  if (config.has_experts()) {
+    for (Mat* mat : {&expert_in_, &expert_out_}) arena_.add(*mat, t, d);
+    arena_.add(router_logits_, t, config.experts.count);
+  }
   const int64_t chunk = head_rows(config);
   for (Mat* mat : {&head_rows_, &head_normed_, &d_head_}) arena_.add(*mat, chunk, d);
   arena_.add(logits_, chunk, config.vocab_size);
@@ -88,6 +90,7 @@ void TrainingPass::allocate() {
     arena_.add(d_activated_, t, f);
     if (config.qk_norm) arena_.add(d_projected_, t, config.qkv_size());
     if (config.output_norms) arena_.add(d_output_, t, d);
+    if (config.has_experts()) arena_.add(d_router_, t, config.experts.count);
     if (options_.dropout > 0.0) {
       for (Mat* mat : {&dropped_, &d_dropped_}) arena_.add(*mat, t, widest_input(config));
     }
@@ -104,8 +107,11 @@ TrainingPass::MemoryNeed TrainingPass::memory_need(const ModelConfig& config,
   const auto f = static_cast<size_t>(config.intermediate_size), q = static_cast<size_t>(config.q_size());
   const auto qkv = static_cast<size_t>(config.qkv_size()), layers = static_cast<size_t>(config.num_layers);
   const size_t projected = config.qk_norm ? qkv : 0, outputs = config.output_norms ? d : 0;
-  const size_t kept = qkv + projected + q + static_cast<size_t>(config.num_heads) + d + 2 * outputs + 2 * f;
-  const size_t shared = layers * d + 4 * d + f + 2 * d + q + qkv + projected + outputs + f;
+  const auto share = static_cast<size_t>(config.feed_forward_rows(1));  // rows of feed-forwards for one of t
+  const size_t experts = config.has_experts() ? 2 * d + 2 * static_cast<size_t>(config.experts.count) : 0;
+  const size_t kept =
+      qkv + projected + q + static_cast<size_t>(config.num_heads) + d + 2 * outputs + share * 2 * f;
+  const size_t shared = layers * d + 4 * d + share * f + 2 * d + q + qkv + projected + outputs + f + experts;
   const size_t logits = (config.final_logit_softcap > 0.0f ? 2 : 1) * static_cast<size_t>(config.vocab_size);
   const size_t head = static_cast<size_t>(head_rows(config)) * (3 * d + logits);
   const auto element = static_cast<size_t>(dtype_block_bytes(options.dtype));
@@ -135,10 +141,14 @@ LayerActivations TrainingPass::activations(int layer) const {
           .attention_out = rows(output_norms ? kept.attention_out : delta_),
           .middle = rows(kept.middle),
           .mlp_in = rows(mlp_in_),
-          .gate_up = rows(kept.gate_up),
-          .activated = rows(activated_),
+          .gate_up = kept.gate_up.row_range(0, model_.config.feed_forward_rows(rows_)),
+          .activated = activated_.row_range(0, model_.config.feed_forward_rows(rows_)),
           .mlp_out = rows(output_norms ? kept.mlp_out : delta_),
-          .delta = rows(delta_)};
+          .delta = rows(delta_),
+          .router_logits = rows(router_logits_),
+          .expert_in = rows(expert_in_),
+          .expert_out = rows(expert_out_),
+          .keeps_experts = true};
 }
 
 // --- forward
@@ -180,13 +190,21 @@ void TrainingPass::embed(const MicroBatch& micro, Mode mode) {
 }
 
 void TrainingPass::enable_dropout(MicroBatch& micro) {
-  micro.batch.adapter_input = [this, keys = std::span<const uint64_t>(micro.row_keys)](
-                                  ConstMat x, int layer, Site site) -> ConstMat {
-    const Mat dropped = rows(dropped_).columns(0, x.cols);
-    backend_.dropout(dropped, x, static_cast<float>(options_.dropout), {keys, dropout_stream(layer, site)},
-                     false);
+  micro.batch.adapter_input = [this, &micro](ConstMat x, int layer, Site site,
+                                             std::span<const int32_t> selected) -> ConstMat {
+    const Mat dropped = dropped_.row_range(0, x.rows).columns(0, x.cols);
+    backend_.dropout(dropped, x, static_cast<float>(options_.dropout),
+                     {keys_of(micro, selected), dropout_stream(layer, site)}, false);
     return dropped;
   };
+}
+
+/// Those of some rows; empty: of all.
+std::span<const uint64_t> TrainingPass::keys_of(const MicroBatch& micro, std::span<const int32_t> selected) {
+  if (selected.empty()) return micro.row_keys;
+  expert_keys_.clear();
+  for (const int32_t row : selected) expert_keys_.push_back(micro.row_keys[static_cast<size_t>(row)]);
+  return expert_keys_;
 }
 
 /// body(first, rows, targets): logits of targets [first, first + count) are in logits_ when it is called.
@@ -224,7 +242,7 @@ void TrainingPass::losses(const MicroBatch& micro, std::span<float> loss, std::s
 
 void TrainingPass::backward(const MicroBatch& micro, std::span<const float> weights, std::span<float> loss) {
   check(trained_ != nullptr, "a backward pass has parameters");
-  fill_zero(rows(d_residual_));
+  backend_.clear(rows(d_residual_));
   head_backward(micro, weights, loss);
   const Parameter* trained_embedding = trained_->full_matrix("embed_tokens");
   const int lowest = trained_embedding != nullptr ? 0 : trained_->first_layer();
@@ -250,7 +268,7 @@ void TrainingPass::head_backward(const MicroBatch& micro, std::span<const float>
       backend_.linear_dw(trained_->gradient(*trained_head), logits, normed, options_.dtype);
     const Mat d_head = d_head_.row_range(0, chunk);
     backend_.linear_dx(normed, logits, lm_head(), false);  // d normed; normed itself is not needed again
-    fill_zero(d_head);
+    backend_.clear(d_head);
     backend_.rmsnorm_backward(d_head, normed, gathered, model_.final_norm, model_.config.rms_norm_eps);
     backend_.scatter_rows(rows(d_residual_), d_head, std::span(micro.target_rows).subspan(first, count));
   });
@@ -282,15 +300,53 @@ void TrainingPass::layer_backward(int layer, const MicroBatch& micro) {
 }
 
 void TrainingPass::mlp_backward(int layer, const MicroBatch& micro, const LayerActivations& acts) {
-  const Mat d_activated = rows(d_activated_), d_in = rows(d_in_);
-  const Mat d_gate_up = acts.gate_up;  // in place: nothing reads gate_up after glu_backward
   const Mat d_out = output_gradient(layer, Norm::kMlpOutput, acts.mlp_out);
-  project_backward(d_activated, d_out, acts.activated, layer, Site::kDown, micro);
-  backend_.glu_backward(d_gate_up, d_activated, acts.gate_up, model_.config.activation);
-  project_backward(d_in, d_gate_up, acts.mlp_in, layer, Site::kGateUp, micro);
-  backend_.rmsnorm_backward(rows(d_residual_), d_in, acts.middle,
+  if (model_.config.has_experts()) {
+    experts_backward(layer, micro, acts, d_out);
+  } else {
+    feed_forward_backward(layer, micro, acts, d_out);
+  }
+  backend_.rmsnorm_backward(rows(d_residual_), rows(d_in_), acts.middle,
                             model_.layers[static_cast<size_t>(layer)].norm(Norm::kMlp),
                             model_.config.rms_norm_eps);
+}
+
+/// d_out to d_in_.
+void TrainingPass::feed_forward_backward(int layer, const MicroBatch& micro, const LayerActivations& acts,
+                                         Mat d_out) {
+  const Mat d_activated = rows(d_activated_);
+  const Mat d_gate_up = acts.gate_up;  // in place: nothing reads gate_up after glu_backward
+  project_backward(d_activated, d_out, acts.activated, layer, Site::kDown, micro);
+  backend_.glu_backward(d_gate_up, d_activated, acts.gate_up, model_.config.activation);
+  project_backward(rows(d_in_), d_gate_up, acts.mlp_in, layer, Site::kGateUp, micro);
+}
+
+/// The same for a mixture: every expert's share by itself, then the router, which learns of an expert's
+/// weight w by w · d w = d activated · activated, where d activated already has the factor w.
+void TrainingPass::experts_backward(int layer, const MicroBatch& micro, const LayerActivations& acts,
+                                    Mat d_out) {
+  const Mat d_in = rows(d_in_), d_logits = rows(d_router_);
+  const Routing routing = layers_.route(layer, micro.batch, acts);
+  std::vector<float> gains(routing.rows.size());
+  backend_.clear(d_in);
+  for_each_expert(micro.batch, routing, [&](int expert, const auto& share, const BatchRows& selected) {
+    const auto some = [&](const Mat& mat) { return mat.row_range(0, share.size()); };
+    const Mat activated = acts.of_expert(acts.activated, share),
+              gate_up = acts.of_expert(acts.gate_up, share);
+    const Mat d_expert = some(acts.expert_out), d_activated = some(d_activated_), in = some(acts.expert_in);
+    backend_.gather_rows(d_expert, d_out, share.rows, share.weights);
+    project_backward(d_activated, d_expert, activated, layer, down_of(expert), micro, selected);
+    backend_.row_dots(std::span(gains).subspan(static_cast<size_t>(share.begin), share.rows.size()),
+                      d_activated, activated);
+    backend_.glu_backward(gate_up, d_activated, gate_up, model_.config.activation);
+    backend_.gather_rows(in, acts.mlp_in, share.rows);
+    project_backward(d_expert, gate_up, in, layer, gate_up_of(expert), micro, selected);
+    backend_.scatter_add(d_in, d_expert, share.rows);
+  });
+  backend_.route_backward(d_logits, acts.router_logits, routing, layers_.router_params(), gains);
+  const Mat through_router = rows(expert_out_);
+  project_backward(through_router, d_logits, acts.mlp_in, layer, Site::kRouter, micro);
+  backend_.add(d_in, through_router);
 }
 
 void TrainingPass::attention_backward(int layer, const MicroBatch& micro, const LayerActivations& acts) {
@@ -319,7 +375,7 @@ Mat TrainingPass::output_gradient(int layer, Norm norm, ConstMat out) {
   const std::vector<float>& gain = model_.layers[static_cast<size_t>(layer)].norm(norm);
   if (gain.empty()) return rows(d_residual_);
   const Mat d_out = rows(d_output_);
-  fill_zero(d_out);
+  backend_.clear(d_out);
   backend_.rmsnorm_backward(d_out, rows(d_residual_), out, gain, model_.config.rms_norm_eps);
   return d_out;
 }
@@ -330,8 +386,8 @@ void TrainingPass::heads_backward(int layer, const LayerActivations& acts) {
   const Layer& weights = model_.layers[static_cast<size_t>(layer)];
   const QkvViews from = split_qkv(rows(d_qkv_), config), to = split_qkv(rows(d_projected_), config);
   const QkvViews x = split_qkv(acts.projected, config);
-  fill_zero(to.q);
-  fill_zero(to.k);
+  backend_.clear(to.q);
+  backend_.clear(to.k);
   copy_rows(to.v, from.v);
   backend_.rmsnorm_backward(to.q, from.q, x.q, weights.norm(Norm::kQuery), config.rms_norm_eps);
   backend_.rmsnorm_backward(to.k, from.k, x.k, weights.norm(Norm::kKey), config.rms_norm_eps);
@@ -339,13 +395,13 @@ void TrainingPass::heads_backward(int layer, const LayerActivations& acts) {
 
 /// Backward of LayerForward::project: dx = the gradient of its input (not formed when dx is empty), the
 /// pairs' gradients +=.
-void TrainingPass::project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site site,
-                                    const MicroBatch& micro) {
+void TrainingPass::project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro,
+                                    const BatchRows& selected) {
   const auto pairs = trained_->gradients_at(layer, site);
   if (!pairs.empty() && adapter_ != nullptr && !adapter_->gain(layer, site).empty()) {
-    const Mat scaled = rows(d_gained_).columns(0, dy.cols);
+    const Mat scaled = d_gained_.row_range(0, dy.rows).columns(0, dy.cols);
     copy_rows(scaled, dy);
-    gain_backward(scaled, x, layer, site, micro);
+    gain_backward(scaled, x, layer, site, micro, selected);
     dy = scaled;
   }
   if (dx.data != nullptr)
@@ -355,21 +411,22 @@ void TrainingPass::project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site 
     backend_.lora_backward(dx, dy, x, pairs, options_.dtype);
     return;
   }
-  const ConstMat dropped = micro.batch.adapter_input(x, layer, site);
-  const Mat d_dropped = dx.data == nullptr ? Mat() : rows(d_dropped_).columns(0, x.cols);
-  fill_zero(d_dropped);
+  const ConstMat dropped = micro.batch.adapter_input(x, layer, site, selected.rows);
+  const Mat d_dropped = dx.data == nullptr ? Mat() : d_dropped_.row_range(0, x.rows).columns(0, x.cols);
+  backend_.clear(d_dropped);
   backend_.lora_backward(d_dropped, dy, dropped, pairs, options_.dtype);
   if (dx.data != nullptr) {
     backend_.dropout(dx, d_dropped, static_cast<float>(options_.dropout),
-                     {micro.row_keys, dropout_stream(layer, site)}, true);
+                     {keys_of(micro, selected.rows), dropout_stream(layer, site)}, true);
   }
 }
 
 /// DoRA's y = gain ∘ z + bias with gain = magnitude / norm, the norm a constant: d magnitude = Σ dy·z / norm
 /// = Σ dy·(y - bias) / magnitude, dz = gain ∘ dy. y is computed again, it is kept nowhere.
-void TrainingPass::gain_backward(Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro) {
-  const Mat y = rows(gained_).columns(0, dy.cols);
-  layers_.project(y, x, layer, site, micro.batch);
+void TrainingPass::gain_backward(Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro,
+                                 const BatchRows& selected) {
+  const Mat y = gained_.row_range(0, dy.rows).columns(0, dy.cols);
+  layers_.project(y, x, layer, site, micro.batch, selected);
   std::vector<float> minus_bias = model_.layers[static_cast<size_t>(layer)].at(site).bias;
   for (float& value : minus_bias) value = -value;
   const std::vector<float> ones(minus_bias.size(), 1.0f);

@@ -74,14 +74,22 @@ class TrainingPass {
   void head_backward(const MicroBatch& micro, std::span<const float> weights, std::span<float> loss);
   void layer_backward(int layer, const MicroBatch& micro);
   void mlp_backward(int layer, const MicroBatch& micro, const LayerActivations& acts);
+  void feed_forward_backward(int layer, const MicroBatch& micro, const LayerActivations& acts, Mat d_out);
+  void experts_backward(int layer, const MicroBatch& micro, const LayerActivations& acts, Mat d_out);
   void attention_backward(int layer, const MicroBatch& micro, const LayerActivations& acts);
   Mat output_gradient(int layer, Norm norm, ConstMat out);
   void heads_backward(int layer, const LayerActivations& acts);
-  void project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro);
-  void gain_backward(Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro);
+  void project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro) {
+    project_backward(dx, dy, x, layer, site, micro, {micro.batch.groups});
+  }
+  void project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro,
+                        const BatchRows& selected);
+  void gain_backward(Mat dy, ConstMat x, int layer, Site site, const MicroBatch& micro,
+                     const BatchRows& selected);
+  std::span<const uint64_t> keys_of(const MicroBatch& micro, std::span<const int32_t> selected);
   const Weight& embedding() const { return embedding_ != nullptr ? *embedding_ : *model_.embedding; }
   const Weight& lm_head() const { return lm_head_ != nullptr ? *lm_head_ : model_.output_embedding(); }
-  Mat rows(const Mat& mat) const { return mat.row_range(0, rows_); }
+  Mat rows(const Mat& mat) const { return mat.data == nullptr ? Mat() : mat.row_range(0, rows_); }
 
   const Model& model_;
   TrainingBackend& backend_;
@@ -108,6 +116,8 @@ class TrainingPass {
   Mat d_projected_, d_output_;                                // … before the norms of heads and of outputs
   Mat dropped_, d_dropped_;                                   // LoRA's input under dropout
   Mat gained_, d_gained_;                                     // a projection's output under DoRA
+  Mat router_logits_, d_router_, expert_in_, expert_out_;     // of a mixture of experts
+  std::vector<uint64_t> expert_keys_;                         // RandomKeys of one expert's rows
   Mat head_rows_, head_normed_, d_head_, logits_;             // one chunk of targets
   Mat capped_;                                                // their logits, which cross_entropy overwrites
 };

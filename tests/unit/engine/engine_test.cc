@@ -67,8 +67,17 @@ class TestBackend : public Backend {
   }
   void do_softcap(Mat y, float cap) override { inner_->softcap(y, cap); }
   void do_add(Mat y, ConstMat x) override { inner_->add(y, x); }
-  void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows) override {
-    inner_->gather_rows(y, x, rows);
+  void do_gather_rows(Mat y, ConstMat x, std::span<const int32_t> rows,
+                      std::span<const float> scales) override {
+    inner_->gather_rows(y, x, rows, scales);
+  }
+  void do_scatter_add(Mat y, ConstMat x, std::span<const int32_t> rows,
+                      std::span<const float> scales) override {
+    inner_->scatter_add(y, x, rows, scales);
+  }
+  void do_clear(Mat y) override { inner_->clear(y); }
+  Routing do_route(ConstMat logits, const RouterParams& params) override {
+    return inner_->route(logits, params);
   }
   void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) override {
     inner_->scale_columns(y, gain, shift);

@@ -84,7 +84,7 @@ class Bench {
     return {Residency::kReady, adapter_, std::nullopt};
   }
 
-  std::shared_ptr<const Adapter> adapter_ = std::make_shared<Adapter>(1);
+  std::shared_ptr<const Adapter> adapter_ = std::make_shared<Adapter>(ModelConfig());
   KvPages pages_;
   std::deque<Sequence> sequences_;
   EngineClock::time_point now_{};

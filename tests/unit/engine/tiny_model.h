@@ -65,8 +65,8 @@ inline Model tiny_model(Backend& backend) {
   model.embedding = pack(backend, random(config.vocab_size * config.hidden_size, 1.0f), config.vocab_size,
                          config.hidden_size);
   model.final_norm.assign(static_cast<size_t>(config.hidden_size), 1.0f);
-  for (int layer = 0; layer < config.num_layers; ++layer) {
-    Layer& one = model.layers.emplace_back();
+  model.layers = make_layers(config);
+  for (Layer& one : model.layers) {
     one.norm(Norm::kInput) = one.norm(Norm::kMlp) = model.final_norm;
     one.at(Site::kQkv).weight = weight(config.qkv_size(), config.hidden_size);
     one.at(Site::kO).weight = weight(config.hidden_size, config.q_size());

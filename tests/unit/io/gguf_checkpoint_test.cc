@@ -60,15 +60,28 @@ std::string gguf_name(std::string name, bool output_norms) {
       {"mlp.gate_proj", "ffn_gate"},
       {"mlp.gate_up_proj", "ffn_up"},
       {"mlp.up_proj", "ffn_up"},
-      {"mlp.down_proj", "ffn_down"}};
+      {"mlp.down_proj", "ffn_down"},
+      {"mlp.gate.", "ffn_gate_inp."},
+      {"block_sparse_moe.gate.", "ffn_gate_inp."}};
   for (const auto& [hf, gguf] : parts) {
     if (const size_t at = name.find(hf); at != std::string::npos) name.replace(at, hf.size(), gguf);
   }
   return name;
 }
 
+/// "ffn_gate" of "….experts.3.w1.weight".
+std::string gguf_expert_name(const std::string& name) {
+  const auto is = [&](const char* mixtral, const char* qwen) {
+    return name.ends_with(std::string(mixtral) + ".weight") || name.ends_with(std::string(qwen) + ".weight");
+  };
+  return is("w1", "gate_proj") ? "ffn_gate" : is("w2", "down_proj") ? "ffn_down" : "ffn_up";
+}
+
 std::string gguf_architecture(const std::string& model_type) {
-  return model_type == "mistral" ? "llama" : model_type == "gemma3_text" ? "gemma3" : model_type;
+  const std::map<std::string, std::string> others = {
+      {"mistral", "llama"}, {"mixtral", "llama"}, {"gemma3_text", "gemma3"}, {"qwen3_moe", "qwen3moe"}};
+  const auto found = others.find(model_type);
+  return found == others.end() ? model_type : found->second;
 }
 
 void add_metadata(const ModelConfig& config, GgufBuilder& builder) {
@@ -89,15 +102,24 @@ void add_metadata(const ModelConfig& config, GgufBuilder& builder) {
     builder.f32(arch + ".attn_logit_softcapping", config.attention_softcap);
     builder.f32(arch + ".final_logit_softcapping", config.final_logit_softcap);
   }
+  if (config.has_experts()) {
+    u32(".expert_count", config.experts.count);
+    u32(".expert_used_count", config.experts.per_token);
+    u32(".expert_feed_forward_length", config.intermediate_size);
+  }
   builder.u32("tokenizer.ggml.bos_token_id", 1);
   builder.u32("tokenizer.ggml.eos_token_id", 2);
 }
 
-GgufBuilder convert(const Checkpoint& hf) {
+/// How a file holds the experts' matrices.
+enum class Experts { kStacked, kOneByOne };
+
+GgufBuilder convert(const Checkpoint& hf, Experts experts = Experts::kStacked) {
   const ModelConfig& config = hf.config();
   const bool interleaves = gguf_architecture(config.model_type) == "llama";
   GgufBuilder builder;
   add_metadata(config, builder);
+  std::map<std::string, std::vector<float>> stacks;
   for_each_tensor(config, [&](const TensorSpec& spec) {
     std::vector<float> values = floats_of(hf, spec);
     if (is_norm(spec)) {
@@ -110,6 +132,18 @@ GgufBuilder convert(const Checkpoint& hf) {
     }
     auto shape =
         spec.cols == 0 ? std::vector<int64_t>{spec.rows} : std::vector<int64_t>{spec.rows, spec.cols};
+    if (spec.expert >= 0) {
+      const std::string stem = fmt::format("blk.{}.{}", spec.layer, gguf_expert_name(spec.name));
+      if (experts == Experts::kOneByOne) {
+        builder.tensor(fmt::format("{}.{}.weight", stem, spec.expert), std::move(shape), values);
+        return;
+      }
+      std::vector<float>& all = stacks[stem];
+      all.insert(all.end(), values.begin(), values.end());
+      if (spec.expert + 1 < config.experts.count) return;
+      builder.tensor(stem + "_exps.weight", {config.experts.count, spec.rows, spec.cols}, all);
+      return;
+    }
     builder.tensor(gguf_name(spec.name, config.output_norms), std::move(shape), values);
   });
   return builder;
@@ -144,15 +178,17 @@ TEST_F(GgufCheckpoint, GivesTheTensorsOfTheHfModelItWasMadeFrom) {
 
 /// What the forward reads of a config.
 std::string computed_facts(const ModelConfig& c) {
-  return fmt::format("{} {} {} {} {} {} {} {} {} {} {} {}", c.model_type, fmt::join(c.windows, ","),
-                     c.attention_softcap, c.final_logit_softcap, c.embedding_scale, c.qk_norm, c.output_norms,
-                     c.fused_projections, c.qkv_bias, c.rope_theta, c.local_rope_theta,
-                     static_cast<int>(c.activation));
+  return fmt::format("{} {} {} {} {} {} {} {} {} {} {} {} {} {} {} {}", c.model_type,
+                     fmt::join(c.windows, ","), c.attention_softcap, c.final_logit_softcap, c.embedding_scale,
+                     c.qk_norm, c.output_norms, c.fused_projections, c.qkv_bias, c.rope_theta,
+                     c.local_rope_theta, static_cast<int>(c.activation), c.experts.count, c.experts.per_token,
+                     c.experts.normalises, c.intermediate_size);
 }
 
 TEST_F(GgufCheckpoint, GivesTheTensorsOfEveryArchitecture) {
   if (!fs::exists(kShared)) GTEST_SKIP() << "no golden models at " << kShared;
-  for (const char* name : {"qwen2_sharded", "qwen3", "mistral_swa", "gemma2", "gemma3_text", "phi3"}) {
+  for (const char* name : {"qwen2_sharded", "qwen3", "mistral_swa", "gemma2", "gemma3_text", "phi3",
+                           "mixtral_moe", "qwen3_moe"}) {
     SCOPED_TRACE(name);
     const auto hf = Checkpoint::open(kShared / name);
     GgufBuilder builder = convert(*hf);
@@ -169,6 +205,16 @@ TEST_F(GgufCheckpoint, GivesTheTensorsOfEveryArchitecture) {
     });
     EXPECT_EQ(gguf->config().norm_offset, 0.0f);
   }
+}
+
+TEST_F(GgufCheckpoint, ReadsExpertsThatAreATensorEach) {
+  if (!fs::exists(kShared)) GTEST_SKIP() << "no golden models at " << kShared;
+  const auto hf = Checkpoint::open(kShared / "mixtral_moe");
+  const auto gguf = open(convert(*hf, Experts::kOneByOne));
+  EXPECT_EQ(gguf->config().model_type, "mixtral");
+  for_each_tensor(hf->config(), [&](const TensorSpec& spec) {
+    EXPECT_EQ(floats_of(*gguf, spec), floats_of(*hf, spec)) << spec.name;
+  });
 }
 
 TEST_F(GgufCheckpoint, ReadsLongrope) {
@@ -245,7 +291,8 @@ TEST_F(GgufCheckpoint, RefusesWhatItCannotServe) {
   const auto hf = Checkpoint::open(kModels / "llama_plain_tied");
   expect_refused(convert(*hf).text("general.architecture", "rwkv6"), "rwkv6");
   expect_refused(convert(*hf).u32("split.count", 3), "3 parts");
-  expect_refused(convert(*hf).u32("llama.expert_count", 8), "experts");
+  expect_refused(convert(*hf).u32("llama.expert_count", 8), "expert_used_count is missing",
+                 ErrorCode::kDataCorrupt);
   expect_refused(convert(*hf).u32("llama.rope.dimension_count", 8), "part of a head");
   expect_refused(convert(*hf).u32("llama.attention.head_count", 0), "head_count", ErrorCode::kDataCorrupt);
   expect_refused(GgufBuilder().text("general.architecture", "llama"), "is missing", ErrorCode::kDataCorrupt);

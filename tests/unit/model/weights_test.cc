@@ -20,17 +20,39 @@ ModelConfig small_config() {
   return config;
 }
 
-TEST(LinearModules, TileTheirFusedLinears) {
-  const ModelConfig config = small_config();
-  std::array<int64_t, kSiteCount> next{};
+ModelConfig small_mixture() {
+  ModelConfig config = small_config();
+  config.experts = {.count = 5, .per_token = 2, .normalises = true, .names = {.block = "mlp"}};
+  return config;
+}
+
+void expect_tiles(const ModelConfig& config) {
+  std::vector<int64_t> next(site_count(config));
   for (const LinearModule& module : linear_modules(config)) {
     int64_t& begin = next[static_cast<size_t>(module.site)];
     EXPECT_EQ(module.n_begin, begin) << module.name;
     EXPECT_TRUE(module.path.ends_with(module.name));
     begin += module.n_count;
   }
-  for (const Site site : {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown})
-    EXPECT_EQ(next[static_cast<size_t>(site)], site_rows(config, site));
+  for (const Site site : sites(config))
+    EXPECT_EQ(next[static_cast<size_t>(site)], site_rows(config, site)) << static_cast<int>(site);
+}
+
+TEST(LinearModules, TileTheirFusedLinears) {
+  expect_tiles(small_config());
+  expect_tiles(small_mixture());
+}
+
+TEST(LinearModules, OfAMixtureAreARouterAndEveryExpert) {
+  const ModelConfig config = small_mixture();
+  const auto modules = linear_modules(config);
+  ASSERT_EQ(modules.size(), 4u + 1 + 3 * 5);
+  EXPECT_EQ(module_path(1, modules[4]), "model.layers.1.mlp.gate");
+  EXPECT_EQ(module_path(1, modules.back()), "model.layers.1.mlp.experts.4.down_proj");
+  EXPECT_EQ(modules.back().site, down_of(4));
+  EXPECT_EQ(std::count_if(modules.begin(), modules.end(), is_linear_layer), 4);
+  EXPECT_THAT(module_names(config), testing::ElementsAre("q_proj", "k_proj", "v_proj", "o_proj", "gate",
+                                                         "gate_proj", "up_proj", "down_proj"));
 }
 
 TEST(LinearModules, HaveTheNamesOfPeft) {

@@ -56,13 +56,11 @@ inline Model tiny_model(Backend& backend, WeightFormat format = WeightFormat::kF
   model.final_norm = gain_of(config.hidden_size);
   if (config.embedding_scale != 1.0f)
     model.embedding_gain.assign(static_cast<size_t>(config.hidden_size), config.embedding_scale);
-  for (int layer = 0; layer < config.num_layers; ++layer) {
-    Layer& out = model.layers.emplace_back();
-    for (const Site site : {Site::kQkv, Site::kO, Site::kGateUp, Site::kDown}) {
-      const int64_t cols = site == Site::kDown ? config.intermediate_size
-                           : site == Site::kO  ? config.q_size()
-                                               : config.hidden_size;
-      out.at(site).weight = pack(site_rows(config, site), cols, 0.3f);
+  model.layers = make_layers(config);
+  for (Layer& layer : model.layers) {
+    for (const LinearModule& module : linear_modules(config)) {
+      std::unique_ptr<Weight>& weight = layer.at(module.site).weight;
+      if (!weight) weight = pack(site_rows(config, module.site), module.k, 0.3f);
     }
   }
   for_each_tensor(config, [&](const TensorSpec& spec) {
