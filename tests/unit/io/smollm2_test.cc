@@ -100,7 +100,8 @@ TEST_F(SmolLm2, KeepsItsBlocksAsTheyAreStored) {
   const auto model = load_model(*checkpoint_, *backend, WeightPolicy::kNative);
   EXPECT_EQ(model->embedding->format(), WeightFormat::kQ8);
   for (const Layer& layer : model->layers) {
-    for (const Site site : sites(model->config)) EXPECT_EQ(layer.at(site).weight->format(), WeightFormat::kQ4);
+    for (const Site site : sites(model->config))
+      EXPECT_EQ(layer.at(site).weight->format(), WeightFormat::kQ4);
   }
 }
 
