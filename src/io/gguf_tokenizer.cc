@@ -121,15 +121,31 @@ int64_t token_id(const GgufFile& gguf, const char* key) {
   return id == nullptr ? -1 : *id;
 }
 
-/// tokenizer.ggml.model "llama": a SentencePiece vocabulary with scores instead of merges.
-SentencePieces read_pieces(const GgufFile& gguf, const std::vector<std::string>& tokens) {
+/// The bytes of an array of numbers; empty when absent.
+std::string byte_array(const GgufFile& gguf, const char* key) {
+  const auto* values = gguf.find<std::vector<int64_t>>(key);
+  std::string bytes;
+  for (size_t i = 0; values != nullptr && i < values->size(); ++i) {
+    const int64_t value = (*values)[i];
+    if (value < -128 || value > 255)
+      fail(ErrorCode::kDataCorrupt, "{}: {} is not an array of bytes", gguf.file().path().string(), key);
+    bytes += static_cast<char>(value);
+  }
+  return bytes;
+}
+
+/// tokenizer.ggml.model "llama" and "t5": SentencePiece vocabularies, of BPE without merges and of Unigram.
+SentencePieces read_pieces(const GgufFile& gguf, const std::vector<std::string>& tokens, bool unigram) {
   const std::string file = gguf.file().path().string();
   const auto& scores = gguf.get<std::vector<double>>("tokenizer.ggml.scores");
   const auto& types = gguf.get<std::vector<int64_t>>("tokenizer.ggml.token_type");
   if (scores.size() != tokens.size() || types.size() != tokens.size())
     fail(ErrorCode::kDataCorrupt, "{}: tokenizer.ggml: tokens, scores and token_type differ in length", file);
   SentencePieces out;
-  out.add_dummy_prefix = flag(gguf, "tokenizer.ggml.add_space_prefix", true);
+  out.unigram = unigram;
+  out.charsmap = byte_array(gguf, "tokenizer.ggml.precompiled_charsmap");
+  out.remove_extra_whitespaces = flag(gguf, "tokenizer.ggml.remove_extra_whitespaces", false);
+  out.add_dummy_prefix = flag(gguf, "tokenizer.ggml.add_space_prefix", !unigram);
   out.unknown_id = token_id(gguf, "tokenizer.ggml.unknown_token_id");
   out.bos_id = token_id(gguf, "tokenizer.ggml.bos_token_id");
   out.eos_id = token_id(gguf, "tokenizer.ggml.eos_token_id");
@@ -149,19 +165,21 @@ void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text)
     text.chat_template = *source;
   const std::string* kind = gguf.find<std::string>("tokenizer.ggml.model");
   if (kind == nullptr || *kind == "none" || *kind == "no_vocab") return;
-  if (*kind != "gpt2" && *kind != "llama") {
-    fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported; known: gpt2, llama", file,
-         *kind);
+  if (*kind != "gpt2" && *kind != "llama" && *kind != "t5") {
+    fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported; known: gpt2, llama, t5",
+         file, *kind);
   }
 
   const auto& tokens = read_tokens(gguf, vocab_size);
   text.bos_token = named_token(gguf, tokens, "tokenizer.ggml.bos_token_id");
   text.eos_token = named_token(gguf, tokens, "tokenizer.ggml.eos_token_id");
   bool with_bos = false;
-  if (*kind == "llama") {
-    with_bos = flag(gguf, "tokenizer.ggml.add_bos_token", true) && !text.bos_token.empty();
-    const bool with_eos = flag(gguf, "tokenizer.ggml.add_eos_token", false);
-    text.tokenizer_json = to_text(sentencepiece_tokenizer(read_pieces(gguf, tokens), with_bos, with_eos));
+  if (*kind != "gpt2") {
+    const bool unigram = *kind == "t5";  // which ends texts where the other begins them, unless the file says
+    with_bos = flag(gguf, "tokenizer.ggml.add_bos_token", !unigram) && !text.bos_token.empty();
+    const bool with_eos = flag(gguf, "tokenizer.ggml.add_eos_token", unigram);
+    text.tokenizer_json =
+        to_text(sentencepiece_tokenizer(read_pieces(gguf, tokens, unigram), with_bos, with_eos));
   } else {
     const std::string* name = gguf.find<std::string>("tokenizer.ggml.pre");
     const GgufPreTokenizer& pre = find_gguf_pre_tokenizer(name == nullptr ? "default" : *name, file);
