@@ -26,6 +26,8 @@ constexpr std::string_view kLlama3Splits[] = {
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
 constexpr std::string_view kQwen2Splits[] = {
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
+constexpr std::string_view kQwen35Splits[] = {
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
 constexpr std::string_view kMiniCpm5Splits[] = {
     R"(\p{N}{1,3})",
     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)"};
@@ -63,6 +65,7 @@ constexpr GgufPreTokenizer kPreTokenizers[] = {
     {"gpt-2", kGpt2Splits, false, false, false},
     {"llama-bpe", kLlama3Splits, false, true, true},
     {"qwen2", kQwen2Splits, true, false, false},
+    {"qwen35", kQwen35Splits, true, false, false},
     {"tekken", kTekkenSplits, false, true, true},
     {"deepseek-v3", kDeepseekV3Splits, false, false, false},
     {"deepseek-llm", kDeepseekLlmSplits, false, false, false},
