@@ -11,9 +11,9 @@
 namespace polylora {
 
 /// The table replaces a whole grapheme where that is short and begins with a key, and what stands behind the
-/// key vanishes with it; otherwise it replaces each character. (SentencePiece itself replaces the longest key,
-/// but what users compare with are HF's ids.) utf8proc's graphemes are of an older Unicode than HF's, which
-/// makes no difference to the tables that SentencePiece ships. Linear in text and result.
+/// key vanishes with it; otherwise it replaces each character. (SentencePiece itself replaces the longest
+/// key, but what users compare with are HF's ids.) utf8proc's graphemes are of an older Unicode than HF's,
+/// which makes no difference to the tables that SentencePiece ships. Linear in text and result.
 class PrecompiledNormalizer final : public Normalizer {
  public:
   /// Throws kDataCorrupt where "precompiled_charsmap" is not the Base64 of a Charsmap.
