@@ -1,13 +1,12 @@
 #include "io/gguf_tokenizer.h"
 
-#include <fmt/ranges.h>
-
 #include <algorithm>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "io/gguf_pre_tokenizers.h"
 #include "io/sentencepiece.h"
 
 namespace polylora {
@@ -18,72 +17,6 @@ using Json = nlohmann::ordered_json;
 // tokenizer.ggml.token_type
 constexpr int64_t kTypeControl = 3;
 constexpr int64_t kTypeUserDefined = 4;
-
-constexpr std::string_view kLlama3Regex =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kQwen2Regex =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-constexpr std::string_view kTekkenRegex =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-Json byte_level(bool use_regex) {
-  return {
-      {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", use_regex}};
-}
-
-Json sequence(std::vector<Json> parts) {
-  return {{"type", "Sequence"}, {"pretokenizers", std::move(parts)}};
-}
-
-Json digits_then_bytes() {
-  return sequence({{{"type", "Digits"}, {"individual_digits", true}}, byte_level(true)});
-}
-
-Json split_then_bytes(std::string_view regex) {
-  return sequence(
-      {{{"type", "Split"}, {"pattern", {{"Regex", regex}}}, {"behavior", "Isolated"}, {"invert", false}},
-       byte_level(false)});
-}
-
-Json bytes_only() {
-  return byte_level(true);
-}
-Json llama3_split() {
-  return split_then_bytes(kLlama3Regex);
-}
-Json qwen2_split() {
-  return split_then_bytes(kQwen2Regex);
-}
-Json tekken_split() {
-  return split_then_bytes(kTekkenRegex);
-}
-
-/// What tokenizer.ggml.pre stands for (llama.cpp's llama_vocab::impl::load). A new one is a new row.
-struct PreTokenizerRow {
-  std::string_view name;
-  Json (*make)();
-  bool nfc;
-  bool ignore_merges;
-  bool add_bos;  // where the file does not say
-};
-
-constexpr PreTokenizerRow kPreTokenizers[] = {
-    {"smollm", digits_then_bytes, false, false, false}, {"gpt-2", bytes_only, false, false, false},
-    {"default", bytes_only, false, false, false},       {"llama-bpe", llama3_split, false, true, true},
-    {"llama3", llama3_split, false, true, true},        {"qwen2", qwen2_split, true, false, false},
-    {"tekken", tekken_split, false, true, true},        {"deepseek-r1-qwen", qwen2_split, true, false, true},
-};
-
-const PreTokenizerRow& find_pre_tokenizer(const std::string& name, const std::string& file) {
-  std::vector<std::string_view> known;
-  for (const PreTokenizerRow& row : kPreTokenizers) {
-    if (row.name == name) return row;
-    known.push_back(row.name);
-  }
-  fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.pre '{}' is not supported; known: {}", file, name,
-       fmt::join(known, ", "));
-}
 
 Json added_token(int64_t id, const std::string& content, bool special) {
   return {{"id", id},        {"content", content},  {"single_word", false}, {"lstrip", false},
@@ -155,19 +88,6 @@ const std::vector<std::string>& read_tokens(const GgufFile& gguf, int vocab_size
   return tokens;
 }
 
-/// Equal apart from trim_offsets, which moves offsets and no tokens.
-bool splits_alike(nlohmann::json a, nlohmann::json b) {
-  const auto simplify = [](nlohmann::json& json, const auto& self) -> void {
-    if (json.is_object()) json.erase("trim_offsets");
-    if (json.is_structured()) {
-      for (nlohmann::json& child : json) self(child, self);
-    }
-  };
-  simplify(a, simplify);
-  simplify(b, simplify);
-  return a == b;
-}
-
 std::string to_text(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
@@ -179,19 +99,20 @@ bool flag(const GgufFile& gguf, const char* key, bool fallback) {
 
 /// tokenizer.ggml.model "gpt2": BPE over bytes. Returns tokenizer.json.
 Json byte_bpe_tokenizer(const GgufFile& gguf, const std::vector<std::string>& tokens,
-                        const PreTokenizerRow& row, const std::string& bos) {
+                        const GgufPreTokenizer& pre, const std::string& bos) {
   return {
       {"version", "1.0"},
       {"truncation", nullptr},
       {"padding", nullptr},
       {"added_tokens", added_tokens(gguf, tokens)},
-      {"normalizer", row.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
-      {"pre_tokenizer", row.make()},
+      {"normalizer", pre.nfc ? Json{{"type", "NFC"}} : Json(nullptr)},
+      {"pre_tokenizer", pre.to_json()},
       {"post_processor",
        bos.empty() ? Json(nullptr) : bos_processor(bos, gguf.get<int64_t>("tokenizer.ggml.bos_token_id"))},
-      {"decoder", byte_level(true)},
+      {"decoder",
+       {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}}},
       {"model",
-       bpe_model(tokens, gguf.get<std::vector<std::string>>("tokenizer.ggml.merges"), row.ignore_merges)},
+       bpe_model(tokens, gguf.get<std::vector<std::string>>("tokenizer.ggml.merges"), pre.ignore_merges)},
   };
 }
 
@@ -200,15 +121,31 @@ int64_t token_id(const GgufFile& gguf, const char* key) {
   return id == nullptr ? -1 : *id;
 }
 
-/// tokenizer.ggml.model "llama": a SentencePiece vocabulary with scores instead of merges.
-SentencePieces read_pieces(const GgufFile& gguf, const std::vector<std::string>& tokens) {
+/// The bytes of an array of numbers; empty when absent.
+std::string byte_array(const GgufFile& gguf, const char* key) {
+  const auto* values = gguf.find<std::vector<int64_t>>(key);
+  std::string bytes;
+  for (size_t i = 0; values != nullptr && i < values->size(); ++i) {
+    const int64_t value = (*values)[i];
+    if (value < -128 || value > 255)
+      fail(ErrorCode::kDataCorrupt, "{}: {} is not an array of bytes", gguf.file().path().string(), key);
+    bytes += static_cast<char>(value);
+  }
+  return bytes;
+}
+
+/// tokenizer.ggml.model "llama" and "t5": SentencePiece vocabularies, of BPE without merges and of Unigram.
+SentencePieces read_pieces(const GgufFile& gguf, const std::vector<std::string>& tokens, bool unigram) {
   const std::string file = gguf.file().path().string();
   const auto& scores = gguf.get<std::vector<double>>("tokenizer.ggml.scores");
   const auto& types = gguf.get<std::vector<int64_t>>("tokenizer.ggml.token_type");
   if (scores.size() != tokens.size() || types.size() != tokens.size())
     fail(ErrorCode::kDataCorrupt, "{}: tokenizer.ggml: tokens, scores and token_type differ in length", file);
   SentencePieces out;
-  out.add_dummy_prefix = flag(gguf, "tokenizer.ggml.add_space_prefix", true);
+  out.unigram = unigram;
+  out.charsmap = byte_array(gguf, "tokenizer.ggml.precompiled_charsmap");
+  out.remove_extra_whitespaces = flag(gguf, "tokenizer.ggml.remove_extra_whitespaces", false);
+  out.add_dummy_prefix = flag(gguf, "tokenizer.ggml.add_space_prefix", !unigram);
   out.unknown_id = token_id(gguf, "tokenizer.ggml.unknown_token_id");
   out.bos_id = token_id(gguf, "tokenizer.ggml.bos_token_id");
   out.eos_id = token_id(gguf, "tokenizer.ggml.eos_token_id");
@@ -228,24 +165,26 @@ void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text)
     text.chat_template = *source;
   const std::string* kind = gguf.find<std::string>("tokenizer.ggml.model");
   if (kind == nullptr || *kind == "none" || *kind == "no_vocab") return;
-  if (*kind != "gpt2" && *kind != "llama") {
-    fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported; known: gpt2, llama", file,
-         *kind);
+  if (*kind != "gpt2" && *kind != "llama" && *kind != "t5") {
+    fail(ErrorCode::kUnsupported, "{}: tokenizer.ggml.model '{}' is not supported; known: gpt2, llama, t5",
+         file, *kind);
   }
 
   const auto& tokens = read_tokens(gguf, vocab_size);
   text.bos_token = named_token(gguf, tokens, "tokenizer.ggml.bos_token_id");
   text.eos_token = named_token(gguf, tokens, "tokenizer.ggml.eos_token_id");
   bool with_bos = false;
-  if (*kind == "llama") {
-    with_bos = flag(gguf, "tokenizer.ggml.add_bos_token", true) && !text.bos_token.empty();
-    const bool with_eos = flag(gguf, "tokenizer.ggml.add_eos_token", false);
-    text.tokenizer_json = to_text(sentencepiece_tokenizer(read_pieces(gguf, tokens), with_bos, with_eos));
+  if (*kind != "gpt2") {
+    const bool unigram = *kind == "t5";  // which ends texts where the other begins them, unless the file says
+    with_bos = flag(gguf, "tokenizer.ggml.add_bos_token", !unigram) && !text.bos_token.empty();
+    const bool with_eos = flag(gguf, "tokenizer.ggml.add_eos_token", unigram);
+    text.tokenizer_json =
+        to_text(sentencepiece_tokenizer(read_pieces(gguf, tokens, unigram), with_bos, with_eos));
   } else {
-    const std::string* pre = gguf.find<std::string>("tokenizer.ggml.pre");
-    const PreTokenizerRow& row = find_pre_tokenizer(pre == nullptr ? "default" : *pre, file);
-    with_bos = flag(gguf, "tokenizer.ggml.add_bos_token", row.add_bos) && !text.bos_token.empty();
-    text.tokenizer_json = to_text(byte_bpe_tokenizer(gguf, tokens, row, with_bos ? text.bos_token : ""));
+    const std::string* name = gguf.find<std::string>("tokenizer.ggml.pre");
+    const GgufPreTokenizer& pre = find_gguf_pre_tokenizer(name == nullptr ? "default" : *name, file);
+    with_bos = flag(gguf, "tokenizer.ggml.add_bos_token", pre.add_bos) && !text.bos_token.empty();
+    text.tokenizer_json = to_text(byte_bpe_tokenizer(gguf, tokens, pre, with_bos ? text.bos_token : ""));
   }
   Json config = {{"add_bos_token", with_bos}, {"tokenizer_class", "PreTrainedTokenizerFast"}};
   const std::pair<const char*, std::string> named[] = {
@@ -261,10 +200,9 @@ void read_gguf_tokenizer(const GgufFile& gguf, int vocab_size, TextAssets& text)
 }
 
 std::string gguf_pre_tokenizer_name(const nlohmann::json& tokenizer, const std::string& where) {
-  const nlohmann::json wanted = tokenizer.value("pre_tokenizer", nlohmann::json());
-  for (const PreTokenizerRow& row : kPreTokenizers) {
-    if (splits_alike(wanted, nlohmann::json(row.make()))) return std::string(row.name);
-  }
+  const std::string_view name =
+      gguf_name_of_pre_tokenizer(tokenizer.value("pre_tokenizer", nlohmann::json()));
+  if (!name.empty()) return std::string(name);
   fail(ErrorCode::kUnsupported,
        "{}: this pre-tokenizer has no GGUF name; export safetensors and convert the folder with llama.cpp",
        where);

@@ -7,6 +7,8 @@
 #include <tuple>
 #include <unordered_map>
 
+#include "base/base64.h"
+
 namespace polylora {
 namespace {
 
@@ -18,18 +20,28 @@ bool begins_character(char byte) {
   return (static_cast<unsigned char>(byte) & 0xC0u) != 0x80u;
 }
 
-Json replace(std::string_view from, std::string_view to) {
-  return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
+Json replace(std::string_view kind, std::string_view from, std::string_view to) {
+  return {{"type", "Replace"}, {"pattern", {{kind, from}}}, {"content", to}};
 }
 
-Json normalizer(bool add_dummy_prefix) {
-  if (!add_dummy_prefix) return replace(" ", kSpace);
-  const Json prepend = {{"type", "Prepend"}, {"prepend", kSpace}};
-  return {{"type", "Sequence"}, {"normalizers", Json::array({prepend, replace(" ", kSpace)})}};
+Json normalizer(const SentencePieces& vocabulary) {
+  const std::string_view space = vocabulary.escape_whitespaces ? kSpace : " ";
+  Json steps = Json::array();
+  if (!vocabulary.charsmap.empty())
+    steps.push_back({{"type", "Precompiled"}, {"precompiled_charsmap", base64_encode(vocabulary.charsmap)}});
+  if (vocabulary.remove_extra_whitespaces) {
+    steps.push_back(replace("Regex", " {2,}", " "));
+    steps.push_back(replace("Regex", R"(\A | \z)", ""));
+  }
+  if (vocabulary.add_dummy_prefix) steps.push_back({{"type", "Prepend"}, {"prepend", space}});
+  if (vocabulary.escape_whitespaces) steps.push_back(replace("String", " ", kSpace));
+  if (steps.empty()) return nullptr;
+  if (steps.size() == 1) return steps[0];
+  return {{"type", "Sequence"}, {"normalizers", std::move(steps)}};
 }
 
 Json decoder(bool add_dummy_prefix) {
-  Json steps = Json::array({replace(kSpace, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
+  Json steps = Json::array({replace("String", kSpace, " "), {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
   if (add_dummy_prefix) steps.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   return {{"type", "Sequence"}, {"decoders", std::move(steps)}};
 }
@@ -147,7 +159,7 @@ Json sentencepiece_tokenizer(const SentencePieces& vocabulary, bool add_bos, boo
           {"truncation", nullptr},
           {"padding", nullptr},
           {"added_tokens", added_tokens(vocabulary)},
-          {"normalizer", normalizer(vocabulary.add_dummy_prefix)},
+          {"normalizer", normalizer(vocabulary)},
           {"pre_tokenizer", nullptr},
           {"post_processor", post_processor(vocabulary, add_bos, add_eos)},
           {"decoder", decoder(vocabulary.add_dummy_prefix)},

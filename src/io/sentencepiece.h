@@ -1,5 +1,5 @@
 // SentencePiece vocabularies rendered as Hugging Face tokenizer files, so that there is one
-// tokenizer reader. What they become is what transformers' LlamaConverter makes of them
+// tokenizer reader. What they become gives the tokens of what transformers' converters make of them
 // (https://github.com/huggingface/transformers/blob/main/src/transformers/convert_slow_tokenizer.py).
 #pragma once
 
@@ -25,7 +25,10 @@ struct SentencePieces {
   std::vector<Piece> pieces;  // by id
   bool unigram = false;       // scores are log-probabilities; else they rank merges
   bool byte_fallback = true;
+  std::string charsmap;                            // the table that texts are normalised with; may be empty
+  bool remove_extra_whitespaces = false;           // at the ends of a text, and all but one within
   bool add_dummy_prefix = true;                    // a space before every text
+  bool escape_whitespaces = true;                  // pieces have U+2581 for a space
   int64_t unknown_id = 0, bos_id = 1, eos_id = 2;  // -1: none
 
   /// A piece's text; empty when there is no such id.
@@ -41,7 +44,7 @@ std::vector<std::string> implied_merges(const SentencePieces& vocabulary);
 
 /// Reads tokenizer.model, a ModelProto (https://github.com/google/sentencepiece, sentencepiece_model.proto).
 /// Throws kDataCorrupt naming `where` for what is none, kUnsupported for kinds other than BPE and
-/// Unigram, and for models that normalise their text.
+/// Unigram, and for models that write spaces behind words. The table is checked where the tokenizer is made.
 SentencePieces parse_sentencepiece_model(std::string_view bytes, const std::string& where);
 
 }  // namespace polylora

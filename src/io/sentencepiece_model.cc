@@ -99,6 +99,8 @@ void read_trainer_spec(std::string_view bytes, const std::string& where, Sentenc
   Message message(bytes, where);
   while (const auto field = message.next()) {
     if (field->number == 3) kind = field->varint;
+    if (field->number == 24 && field->varint != 0)
+      fail(ErrorCode::kUnsupported, "{}: a SentencePiece model that writes spaces behind words", where);
     if (field->number == 35) out.byte_fallback = field->varint != 0;
     if (field->number == 40) out.unknown_id = token_id(field->varint);
     if (field->number == 41) out.bos_id = token_id(field->varint);
@@ -112,10 +114,12 @@ void read_trainer_spec(std::string_view bytes, const std::string& where, Sentenc
 
 void read_normalizer_spec(std::string_view bytes, const std::string& where, SentencePieces& out) {
   Message message(bytes, where);
+  out.remove_extra_whitespaces = true;  // the default, as of the other two
   while (const auto field = message.next()) {
-    if (field->number == 2 && !field->bytes.empty())
-      fail(ErrorCode::kUnsupported, "{}: a SentencePiece model that normalises its text is not read", where);
+    if (field->number == 2) out.charsmap = field->bytes;
     if (field->number == 3) out.add_dummy_prefix = field->varint != 0;
+    if (field->number == 4) out.remove_extra_whitespaces = field->varint != 0;
+    if (field->number == 5) out.escape_whitespaces = field->varint != 0;
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "text/byte_level.h"
+#include "text/precompiled_normalizer.h"
 #include "text/tokenizer_json.h"
 #include "text/utf8.h"
 
@@ -11,8 +12,6 @@ namespace polylora {
 namespace {
 
 using nlohmann::json;
-
-constexpr size_t kMaxNormalized = size_t{1} << 30;  // Replace can multiply a text's length
 
 class Sequence final : public Normalizer {
  public:
@@ -116,7 +115,37 @@ class StripSpaces final : public Normalizer {
   bool left_, right_;
 };
 
+/// Controls vanish, other marks of no extent become spaces: the cleaning of SentencePiece's "nmt" rules.
+class Nmt final : public Normalizer {
+ public:
+  std::string apply(std::string text) const override {
+    std::string out;
+    out.reserve(text.size());
+    for (size_t pos = 0; pos < text.size();) {
+      const char32_t cp = next_code_point(text, pos);
+      if (!is_dropped(cp)) append_utf8(out, is_blank(cp) ? U' ' : cp);
+    }
+    return out;
+  }
+
+ private:
+  static bool is_dropped(char32_t cp) {
+    return (cp >= 0x01 && cp <= 0x08) || cp == 0x0B || (cp >= 0x0E && cp <= 0x1F) || cp == 0x7F ||
+           cp == 0x8F || cp == 0x9F;
+  }
+  static bool is_blank(char32_t cp) {
+    return cp == 0x09 || cp == 0x0A || cp == 0x0C || cp == 0x0D || cp == 0x1680 ||
+           (cp >= 0x200B && cp <= 0x200F) || cp == 0x2028 || cp == 0x2029 || cp == 0x2581 || cp == 0xFEFF ||
+           cp == 0xFFFD;
+  }
+};
+
 }  // namespace
+
+void check_normalized_size(size_t bytes) {
+  constexpr size_t kMax = size_t{1} << 30;
+  if (bytes > kMax) fail(ErrorCode::kResourceExhausted, "normalised text exceeds 1 GiB");
+}
 
 Regex make_pattern(const json& component, std::string_view where) {
   const auto it = component.find("pattern");
@@ -134,7 +163,7 @@ std::string replace_all(const Regex& pattern, std::string_view text, std::string
   std::pair<size_t, size_t> match;
   while (from <= text.size() && pattern.find(text, from, match)) {
     out.append(text.substr(done, match.first - done)).append(content);
-    if (out.size() > kMaxNormalized) fail(ErrorCode::kResourceExhausted, "normalised text exceeds 1 GiB");
+    check_normalized_size(out.size());
     done = match.second;
     from = match.second;
     if (match.first == match.second) {  // step over one character after an empty match
@@ -160,6 +189,8 @@ std::unique_ptr<Normalizer> make_normalizer(const json& component) {
   if (type == "Strip") return std::make_unique<StripSpaces>(component);
   if (type == "StripAccents") return std::make_unique<StripAccents>();
   if (type == "ByteLevel") return std::make_unique<ByteLevelNormalizer>();
+  if (type == "Nmt") return std::make_unique<Nmt>();
+  if (type == "Precompiled") return std::make_unique<PrecompiledNormalizer>(component);
   fail(ErrorCode::kUnsupported, "tokenizer normalizer '{}' is not supported", type);
 }
 

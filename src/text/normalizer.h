@@ -19,6 +19,9 @@ class Normalizer {
 /// Null for a null component. Throws kUnsupported naming a type it does not know.
 std::unique_ptr<Normalizer> make_normalizer(const nlohmann::json& component);
 
+/// Throws kResourceExhausted where a normalizer that can multiply a text's length has made more than 1 GiB.
+void check_normalized_size(size_t bytes);
+
 /// The "pattern" member of Split and Replace: {"String": …} or {"Regex": …}.
 Regex make_pattern(const nlohmann::json& component, std::string_view where);
 

@@ -67,10 +67,23 @@ size_t Unigram::slot_of(uint32_t node, unsigned char byte) const {
   return slot;
 }
 
+/// Distinct beginnings of pieces, the pieces included: the trie's edges.
+size_t Unigram::count_edges() const {
+  std::vector<std::string_view> pieces;
+  for (int32_t id = 0; id < vocab_.size(); ++id) pieces.push_back(vocab_.spelling(id));
+  std::ranges::sort(pieces);
+  size_t count = 0;
+  std::string_view last;
+  for (const std::string_view piece : pieces) {
+    const auto shared = std::ranges::mismatch(piece, last).in1 - piece.begin();
+    count += piece.size() - static_cast<size_t>(shared);
+    last = piece;
+  }
+  return count;
+}
+
 void Unigram::build_trie() {
-  size_t bytes = 1;
-  for (int32_t id = 0; id < vocab_.size(); ++id) bytes += vocab_.spelling(id).size();
-  edges_.resize(std::bit_ceil(2 * bytes));
+  edges_.resize(std::bit_ceil(2 * count_edges() + 1));  // half empty: searches are short, and one ends
   node_ids_ = {-1};
   for (int32_t id = 0; id < vocab_.size(); ++id) {
     const std::string_view piece = vocab_.spelling(id);

@@ -27,6 +27,7 @@ class Unigram final : public TokenModel {
   struct Path;
 
   void read_vocabulary(const nlohmann::json& list);
+  size_t count_edges() const;
   void build_trie();
   size_t slot_of(uint32_t node, unsigned char byte) const;
   void search(std::string_view word, std::vector<Step>& steps) const;

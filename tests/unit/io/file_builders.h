@@ -102,6 +102,11 @@ class GgufBuilder {
     for (const std::string& value : values) bytes += string(value);
     return add(key, 9, bytes);
   }
+  GgufBuilder& i8s(const std::string& key, const std::vector<int8_t>& values) {
+    std::string bytes = raw(uint32_t{1}) + raw(static_cast<uint64_t>(values.size()));
+    for (const int8_t value : values) bytes += raw(value);
+    return add(key, 9, bytes);
+  }
   GgufBuilder& i32s(const std::string& key, const std::vector<int32_t>& values) {
     std::string bytes = raw(uint32_t{5}) + raw(static_cast<uint64_t>(values.size()));
     for (const int32_t value : values) bytes += raw(value);

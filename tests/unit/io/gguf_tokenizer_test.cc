@@ -65,33 +65,88 @@ TEST_F(GgufTokenizer, PutsBosInFrontWhereTheFileOrThePreTokenizerSaysSo) {
 TEST_F(GgufTokenizer, KnowsThePreTokenizersByName) {
   EXPECT_EQ(json::parse(read(vocabulary("qwen2")).tokenizer_json)["normalizer"]["type"], "NFC");
   EXPECT_EQ(json::parse(read(vocabulary("llama-bpe")).tokenizer_json)["model"]["ignore_merges"], true);
-  expect_error(ErrorCode::kUnsupported, {"t.gguf", "'viking'", "smollm"},
-               [&] { read(vocabulary("viking")); });
+  expect_error(ErrorCode::kUnsupported, {"t.gguf", "'nonsense'", "smollm", "deepseek-v3"},
+               [&] { read(vocabulary("nonsense")); });
+}
+
+TEST_F(GgufTokenizer, SplitsOneAfterTheOther) {
+  const auto parts_of = [&](const char* pre) {
+    std::vector<std::string> parts;
+    const json pre_tokenizer = json::parse(read(vocabulary(pre)).tokenizer_json)["pre_tokenizer"];
+    for (const json& part : pre_tokenizer.value("pretokenizers", json::array({pre_tokenizer}))) {
+      const std::string type = part["type"];
+      parts.push_back(type == "ByteLevel" && part["use_regex"] == true ? "GPT-2" : type);
+    }
+    return parts;
+  };
+  using ::testing::ElementsAre;
+  EXPECT_THAT(parts_of("gpt-2"), ElementsAre("GPT-2"));
+  EXPECT_THAT(parts_of("starcoder"), ElementsAre("Digits", "GPT-2"));
+  EXPECT_THAT(parts_of("falcon"), ElementsAre("Split", "Split", "Split", "ByteLevel"));
+  EXPECT_THAT(parts_of("deepseek-v3"), ElementsAre("Split", "Split", "Split", "ByteLevel"));
+  EXPECT_THAT(parts_of("deepseek-coder"),
+              ElementsAre("Split", "Split", "Split", "Split", "Digits", "ByteLevel"));
+}
+
+TEST_F(GgufTokenizer, ADefaultPreTokenizerIsThatOfAFileWithoutAName) {
+  GgufBuilder nameless;
+  nameless.text("tokenizer.ggml.model", "gpt2").texts("tokenizer.ggml.tokens", {"a"});
+  nameless.texts("tokenizer.ggml.merges", {});
+  EXPECT_EQ(json::parse(read(nameless).tokenizer_json)["pre_tokenizer"],
+            json::parse(read(vocabulary("default")).tokenizer_json)["pre_tokenizer"]);
+}
+
+TEST_F(GgufTokenizer, ExportsFindTheNameAgain) {
+  for (const char* pre : {"smollm", "gpt-2", "llama-bpe", "qwen2", "tekken", "deepseek-v3", "deepseek-llm",
+                          "deepseek-coder", "gpt-4o", "falcon", "default"})
+    EXPECT_EQ(gguf_pre_tokenizer_name(json::parse(read(vocabulary(pre)).tokenizer_json), "x"), pre);
+  expect_error(ErrorCode::kUnsupported, {"x", "no GGUF name"}, [] {
+    gguf_pre_tokenizer_name({{"pre_tokenizer", {{"type", "Whitespace"}}}}, "x");
+  });
+}
+
+/// A SentencePiece vocabulary, of either kind.
+GgufBuilder pieces(const std::string& kind, const std::vector<float>& scores = {0, 0, 0, 0, -2, -3, -1}) {
+  GgufBuilder builder;
+  builder.text("tokenizer.ggml.model", kind);
+  builder.texts("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x21>", "a", "b", "ab"});
+  builder.i32s("tokenizer.ggml.token_type", {2, 3, 3, 6, 1, 1, 1}).f32s("tokenizer.ggml.scores", scores);
+  builder.u32("tokenizer.ggml.unknown_token_id", 0);
+  return builder.u32("tokenizer.ggml.bos_token_id", 1).u32("tokenizer.ggml.eos_token_id", 2);
 }
 
 TEST_F(GgufTokenizer, ASentencePieceVocabularyHasScoresInsteadOfMerges) {
-  const auto llama = [](const std::vector<float>& scores) {
-    GgufBuilder builder;
-    builder.text("tokenizer.ggml.model", "llama");
-    builder.texts("tokenizer.ggml.tokens", {"<unk>", "<s>", "</s>", "<0x21>", "a", "b", "ab"});
-    builder.i32s("tokenizer.ggml.token_type", {2, 3, 3, 6, 1, 1, 1}).f32s("tokenizer.ggml.scores", scores);
-    builder.u32("tokenizer.ggml.unknown_token_id", 0);
-    return builder.u32("tokenizer.ggml.bos_token_id", 1).u32("tokenizer.ggml.eos_token_id", 2);
-  };
-  const std::vector<float> scores = {0, 0, 0, 0, -2, -3, -1};
-  const json tokenizer = json::parse(read(llama(scores), 7).tokenizer_json);
+  const json tokenizer = json::parse(read(pieces("llama"), 7).tokenizer_json);
   EXPECT_EQ(tokenizer["model"]["merges"], json::array({"a b"}));
   EXPECT_EQ(tokenizer["model"]["byte_fallback"], true);
   EXPECT_EQ(tokenizer["normalizer"]["normalizers"][0]["type"], "Prepend");
   EXPECT_EQ(tokenizer["post_processor"]["single"][0]["SpecialToken"]["id"], "<s>");
-  const json bare = json::parse(read(llama(scores)
+  const json bare = json::parse(read(pieces("llama")
                                          .boolean("tokenizer.ggml.add_space_prefix", false)
                                          .boolean("tokenizer.ggml.add_bos_token", false),
                                      7)
                                     .tokenizer_json);
   EXPECT_EQ(bare["normalizer"]["type"], "Replace");
   EXPECT_TRUE(bare["post_processor"].is_null());
-  expect_error(ErrorCode::kDataCorrupt, {"t.gguf", "differ in length"}, [&] { read(llama({0, 0}), 7); });
+  expect_error(ErrorCode::kDataCorrupt, {"t.gguf", "differ in length"}, [&] {
+    read(pieces("llama", {0, 0}), 7);
+  });
+}
+
+TEST_F(GgufTokenizer, AUnigramVocabularyNormalisesAndEndsTexts) {
+  const json tokenizer = json::parse(read(pieces("t5")
+                                              .i8s("tokenizer.ggml.precompiled_charsmap", {0, -1, 127, -128})
+                                              .boolean("tokenizer.ggml.add_space_prefix", true)
+                                              .boolean("tokenizer.ggml.remove_extra_whitespaces", true),
+                                          7)
+                                         .tokenizer_json);
+  EXPECT_EQ(tokenizer["model"]["type"], "Unigram");
+  EXPECT_EQ(tokenizer["model"]["vocab"][6], json({"ab", -1.0}));
+  EXPECT_EQ(tokenizer["normalizer"]["normalizers"].size(), 5u);
+  EXPECT_EQ(tokenizer["normalizer"]["normalizers"][0]["precompiled_charsmap"], "AP9/gA==");
+  EXPECT_EQ(tokenizer["post_processor"]["single"][1]["SpecialToken"]["id"], "</s>");
+  expect_error(ErrorCode::kDataCorrupt, {"t.gguf", "not an array of bytes"},
+               [&] { read(pieces("t5").i32s("tokenizer.ggml.precompiled_charsmap", {256}), 7); });
 }
 
 TEST_F(GgufTokenizer, AFileWithoutAVocabularyLeavesItEmpty) {
@@ -101,8 +156,8 @@ TEST_F(GgufTokenizer, AFileWithoutAVocabularyLeavesItEmpty) {
 }
 
 TEST_F(GgufTokenizer, RefusesBrokenVocabularies) {
-  expect_error(ErrorCode::kUnsupported, {"t.gguf", "'t5'"},
-               [&] { read(GgufBuilder().text("tokenizer.ggml.model", "t5")); });
+  expect_error(ErrorCode::kUnsupported, {"t.gguf", "'bert'", "t5"},
+               [&] { read(GgufBuilder().text("tokenizer.ggml.model", "bert")); });
   expect_error(ErrorCode::kDataCorrupt, {"5 tokens", "has 4"}, [&] { read(vocabulary("gpt-2"), 4); });
   expect_error(ErrorCode::kDataCorrupt, {"tokenizer.ggml.tokens is missing"},
                [&] { read(GgufBuilder().text("tokenizer.ggml.model", "gpt2")); });

@@ -72,8 +72,9 @@ TEST(SentencePiece, MergesFollowScoresAndLengths) {
 TEST(SentencePiece, RefusesByName) {
   expect_error(ErrorCode::kUnsupported, {"t.model", "kind word"},
                [] { parse_sentencepiece_model(model_bytes(3), "t.model"); });
-  expect_error(ErrorCode::kUnsupported, {"t.model", "normalises"},
-               [] { parse_sentencepiece_model(model_bytes(2, bytes(2, "charsmap")), "t.model"); });
+  const std::string suffixes = bytes(1, bytes(1, "a")) + bytes(2, number(3, 1) + number(24, 1));
+  expect_error(ErrorCode::kUnsupported, {"t.model", "behind words"},
+               [&] { parse_sentencepiece_model(suffixes, "t.model"); });
   expect_error(ErrorCode::kDataCorrupt, {"t.model"},
                [] { parse_sentencepiece_model("nonsense", "t.model"); });
   expect_error(ErrorCode::kDataCorrupt, {"t.model"}, [] { parse_sentencepiece_model("", "t.model"); });
@@ -85,6 +86,27 @@ TEST(SentencePiece, AUnigramModelKeepsItsScores) {
   EXPECT_EQ(json["model"]["vocab"][6][0], "▁ab");
   EXPECT_EQ(json["model"]["vocab"][6][1], -3.0);
   EXPECT_EQ(json["model"]["unk_id"], 0);
+}
+
+/// What a model's normalizer_spec becomes, as types and patterns.
+nlohmann::json normalizer_of(const std::string& spec) {
+  return nlohmann::json::parse(
+      sentencepiece_tokenizer(parse_sentencepiece_model(model_bytes(1, spec), "x"), false, false)
+          .dump())["normalizer"];
+}
+
+TEST(SentencePiece, NormalisesAsTheModelSays) {
+  const nlohmann::json all = normalizer_of(bytes(2, "table"))["normalizers"];
+  ASSERT_EQ(all.size(), 5u);
+  EXPECT_EQ(all[0], nlohmann::json({{"type", "Precompiled"}, {"precompiled_charsmap", "dGFibGU="}}));
+  EXPECT_EQ(all[1]["pattern"]["Regex"], " {2,}");
+  EXPECT_EQ(all[2]["content"], "");
+  EXPECT_EQ(all[3]["prepend"], "▁");
+  EXPECT_EQ(all[4]["content"], "▁");
+  EXPECT_EQ(normalizer_of(number(4, 0))["normalizers"].size(), 2u);
+  EXPECT_EQ(normalizer_of(number(3, 0) + number(4, 0))["type"], "Replace");
+  EXPECT_EQ(normalizer_of(number(4, 0) + number(5, 0))["prepend"], " ");
+  EXPECT_TRUE(normalizer_of(number(3, 0) + number(4, 0) + number(5, 0)).is_null());
 }
 
 TEST(SentencePiece, SurvivesMutations) {

@@ -6,7 +6,9 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "base/base64.h"
 #include "base/error.h"
+#include "text/charsmap_builder.h"
 #include "text/tokenizer.h"
 
 namespace polylora {
@@ -26,19 +28,41 @@ json vocabulary(bool byte_fallback) {
   return list;
 }
 
-std::unique_ptr<Tokenizer> tokenizer(bool byte_fallback) {
+json tokenizer_json(bool byte_fallback) {
   const json metaspace = {
       {"type", "Metaspace"}, {"replacement", "▁"}, {"prepend_scheme", "always"}, {"split", true}};
-  const json file = {{"added_tokens", json::array()},
-                     {"normalizer", nullptr},
-                     {"pre_tokenizer", metaspace},
-                     {"post_processor", nullptr},
-                     {"decoder", metaspace},
-                     {"model",
-                      {{"type", "Unigram"},
-                       {"unk_id", 0},
-                       {"vocab", vocabulary(byte_fallback)},
-                       {"byte_fallback", byte_fallback}}}};
+  return {{"added_tokens", json::array()},
+          {"normalizer", nullptr},
+          {"pre_tokenizer", metaspace},
+          {"post_processor", nullptr},
+          {"decoder", metaspace},
+          {"model",
+           {{"type", "Unigram"},
+            {"unk_id", 0},
+            {"vocab", vocabulary(byte_fallback)},
+            {"byte_fallback", byte_fallback}}}};
+}
+
+std::unique_ptr<Tokenizer> tokenizer(bool byte_fallback) {
+  return Tokenizer::from_json(tokenizer_json(byte_fallback).dump());
+}
+
+/// The components of T5's and XLM-R's files, in the older spelling of Metaspace.
+std::unique_ptr<Tokenizer> t5_style() {
+  const std::string table =
+      testing_text::charsmap_bytes({{"ａ", "a"}, {"\u3000", " "}, {"\u200B", ""}, {"e\u0301", "é"}});
+  const json collapse = {{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", " "}};
+  const json metaspace = {{"type", "Metaspace"}, {"replacement", "▁"}, {"add_prefix_space", true}};
+  json file = tokenizer_json(false);
+  file["normalizer"] = {
+      {"type", "Sequence"},
+      {"normalizers", {{{"type", "Precompiled"}, {"precompiled_charsmap", base64_encode(table)}}, collapse}}};
+  file["pre_tokenizer"] = {{"type", "Sequence"},
+                           {"pretokenizers", {{{"type", "WhitespaceSplit"}}, metaspace}}};
+  file["post_processor"] =
+      json::parse(R"({"type":"TemplateProcessing","single":[{"Sequence":{"id":"A","type_id":0}},
+      {"SpecialToken":{"id":"g","type_id":0}}],"pair":[],"special_tokens":{"g":{"id":"g","ids":[19],"tokens":["g"]}}})");
+  file["decoder"] = metaspace;
   return Tokenizer::from_json(file.dump());
 }
 
@@ -59,6 +83,15 @@ TEST(Unigram, FallsBackToBytesAsTheReference) {
   const auto bytes = tokenizer(true);
   EXPECT_THAT(bytes->encode("a世界é b", false), ElementsAre(5, 252, 208, 174, 255, 173, 164, 15, 1, 7));
   EXPECT_THAT(bytes->encode("zzz a", false), ElementsAre(1, 146, 146, 146, 5));
+}
+
+TEST(Unigram, NormalisesWithATableAsTheReference) {
+  const auto t5 = t5_style();
+  EXPECT_THAT(t5->encode("the \uFF41\uFF42", true), ElementsAre(2, 5, 0, 19));
+  EXPECT_THAT(t5->encode("  \uFF41\u3000 \u3000the\u200Bing ", true), ElementsAre(5, 2, 16, 19));
+  EXPECT_THAT(t5->encode("the\u0301", true), ElementsAre(3, 15, 19));
+  EXPECT_THAT(t5->encode("\uFF41\u0301b\tab", true), ElementsAre(22, 22, 19));
+  EXPECT_THAT(t5->encode("z\uFF5A\u3000", true), ElementsAre(1, 0, 19));
 }
 
 TEST(Unigram, ReadsBackWhatItWrote) {
