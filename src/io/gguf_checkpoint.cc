@@ -87,10 +87,12 @@ class GgufCheckpoint final : public Checkpoint {
   const json& hf_config() const override { return hf_config_; }
   const TextAssets& text() const override { return text_; }
 
-  std::string format_name() const override {
-    const auto first_linear = gguf_.tensors().find("blk.0.ffn_up.weight");
-    const bool known = first_linear != gguf_.tensors().end();
-    return fmt::format("GGUF {}", known ? dtype_name(first_linear->second.dtype) : "");
+  std::string format_name() const override {  // told by what most of the file is
+    for (const char* name : {"blk.0.ffn_up.weight", "blk.0.ffn_up_exps.weight", "blk.0.ffn_up.0.weight"}) {
+      const auto found = gguf_.tensors().find(name);
+      if (found != gguf_.tensors().end()) return fmt::format("GGUF {}", dtype_name(found->second.dtype));
+    }
+    return "GGUF";
   }
 
   void append_rows(const TensorSpec& spec, WeightSource& source) const override {

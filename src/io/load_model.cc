@@ -195,6 +195,7 @@ class JobRunner {
     try {
       *job.target = backend_.pack_weight(job.source, job.format);
       const size_t bytes = stored_bytes(job.source), before = read_bytes_.fetch_add(bytes);
+      job.source = {};  // the list of a mixture's rows is long
       if (before / kDropEvery != (before + bytes) / kDropEvery) checkpoint_.drop_pages();
     } catch (...) {
       const std::lock_guard lock(mutex_);

@@ -344,6 +344,23 @@ TEST_F(AdapterFormats, GgufOfOtherArchitecturesIsNotPermuted) {
   expect_same(write_gguf(add_pairs(builder, false)));
 }
 
+/// In files of a Phi-3 ffn_up is gate and up in one, in others up alone; a router is named as its model does.
+TEST_F(AdapterFormats, GgufModulesAreNamedAsTheirArchitectureDoes) {
+  const std::tuple<const char*, const char*, const char*> names[] = {
+      {"phi3", "ffn_up", "mlp.gate_up_proj"},
+      {"qwen2", "ffn_up", "mlp.up_proj"},
+      {"qwen3moe", "ffn_gate_inp", "mlp.gate"},
+      {"llama", "ffn_gate_inp", "block_sparse_moe.gate"},
+  };
+  for (const auto& [architecture, gguf_name, path] : names) {
+    GgufBuilder builder = gguf(architecture);
+    builder.tensor(fmt::format("blk.1.{}.weight.lora_a", gguf_name), {kRank, kWidth}, qa_)
+        .tensor(fmt::format("blk.1.{}.weight.lora_b", gguf_name), {kWidth, kRank}, qb_);
+    const PeftAdapter adapter(write_gguf(builder), kHeadDim);
+    EXPECT_TRUE(adapter.modules().contains(fmt::format("model.layers.1.{}", path))) << architecture;
+  }
+}
+
 /// What --outtype q8_0 makes of an adapter: A in blocks of 32, B, whose rows are shorter, in F16.
 TEST_F(AdapterFormats, GgufQ8WithHalvesBeside) {
   GgufBuilder builder = gguf();
