@@ -136,11 +136,12 @@ fs::path expressible(const std::string& name, const TempFolder& out) {
 
 TEST(Export, ComputesWhatBaseAndAdapterComputeForEveryArchitecture) {
   if (!fs::exists(kShared)) GTEST_SKIP() << "no golden models at " << kShared;
-  for (const char* name :
-       {"qwen2_sharded", "qwen3", "mistral_swa", "gemma2", "gemma3_text", "phi3", "phi3_longrope"}) {
+  for (const char* name : {"qwen2_sharded", "qwen3", "mistral_swa", "gemma2", "gemma3_text", "phi3",
+                           "phi3_longrope", "mixtral_moe", "qwen3_moe"}) {
     SCOPED_TRACE(name);
     const TempFolder out;
-    const fs::path base = expressible(name, out), lora = kShared / "adapters" / name / "r8_all";
+    const fs::path adapters = kShared / "adapters" / name, base = expressible(name, out);
+    const fs::path lora = adapters / (fs::exists(adapters / "r8_all") ? "r8_all" : "r8_attn");
     for (const char* format : {"safetensors", "gguf"}) {
       ExportConfig config = job(base, {lora}, out.path() / format);
       config.infer_dtype = "float32";
@@ -158,7 +159,7 @@ TEST(Export, ComputesWhatBaseAndAdapterComputeForEveryArchitecture) {
 /// Gemma's norms are gains in GGUF and gains minus one in a Hugging Face folder.
 TEST(Export, FromGgufGivesTheHfFolderBack) {
   if (!fs::exists(kShared)) GTEST_SKIP() << "no golden models at " << kShared;
-  for (const char* name : {"qwen3", "gemma2", "gemma3_text", "phi3"}) {
+  for (const char* name : {"qwen3", "gemma2", "gemma3_text", "phi3", "mixtral_moe", "qwen3_moe"}) {
     SCOPED_TRACE(name);
     const TempFolder out;
     const fs::path base = expressible(name, out);
