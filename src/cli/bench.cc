@@ -23,6 +23,7 @@ struct Benchmark {
 constexpr Benchmark kBenchmarks[] = {
     {"machine", "read bandwidth and peaks of this machine", run_bench_machine},
     {"kernels", "every op beside what this machine can do at best", run_bench_kernels},
+    {"grammars", "token masks of structured output: new, known, and what they hold", run_bench_grammars},
     {"forward", "prefill and decode of a batch that mixes adapters, without the server", run_bench_forward},
     {"serve", "load on a running OpenAI-compatible server: throughput and latencies", run_bench_serve},
     {"stress", "what many adapters cost against one merged model", run_bench_stress},

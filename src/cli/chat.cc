@@ -13,7 +13,7 @@
 #include "cli/load.h"
 #include "cli/lora_modules.h"
 #include "cli/memory.h"
-#include "cli/serve_flags.h"
+#include "cli/model_flags.h"
 #include "cli/signals.h"
 #include "cli/verbs.h"
 

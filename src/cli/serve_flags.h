@@ -1,38 +1,15 @@
-// The flags of `serve` and `chat`. Defaults are those of the option structs; nothing is defined twice.
+// The flags of `serve`. Defaults are those of the option structs; nothing is defined twice.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "cli/flag_set.h"
-#include "cli/load.h"
-#include "engine/adapter_registry.h"
-#include "engine/engine.h"
+#include "cli/model_flags.h"
 #include "hub/model_sources.h"
 #include "serve/server.h"
 
 namespace polylora {
-
-/// What both verbs ask about the model, its memory and its adapters.
-struct ModelFlags {
-  LoadOptions load;
-  EngineOptions engine;
-  AdapterRegistryOptions adapters;
-  DType adapter_dtype = DType::kBf16;     // how A and B are held
-  int64_t max_lora_rank = 0;              // 0: any
-  bool fit_max_model_len = false;         // --max-model-len auto
-  std::vector<std::string> lora_modules;  // as given
-
-  // As spelled; resolve() turns them into fields of the structs above.
-  std::string dtype = "auto";
-  std::string quantization;
-  std::string kv_cache_dtype = "auto";
-  std::string lora_dtype = "auto";
-
-  ModelFlags();
-  /// Settles what depends on other flags; warns where a value is replaced by another.
-  void resolve();
-};
 
 /// What `serve` asks about one base model.
 struct BaseFlags : ModelFlags {
@@ -58,12 +35,6 @@ struct ServeFlags : BaseFlags {
   /// Settles flags and environment; throws kInvalidArgument for combinations that make no sense.
   void resolve();
 };
-
-/// The loaded model as adapters see it; `loaded` outlives what it is given to.
-AdapterBase adapter_base(const LoadedModel& loaded, const ModelFlags& flags, std::vector<std::string> names);
-
-/// --dtype, --quantization, --threads, --max-model-len, --kv-cache-memory, …
-void add_model_flags(FlagSet& flags, ModelFlags& values);
 
 /// What may differ between base models.
 void add_base_flags(FlagSet& flags, BaseFlags& values);

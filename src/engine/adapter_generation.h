@@ -16,7 +16,10 @@
 namespace polylora {
 
 /// Unique per process; 0 is the base model.
-uint64_t next_generation_id();
+inline uint64_t next_generation_id() {
+  static std::atomic<uint64_t> last{0};
+  return ++last;
+}
 
 /// A few hundred bytes; the files are opened again for every load, so that thousands of idle adapters hold
 /// neither descriptors nor maps.

@@ -1,241 +1,20 @@
 #include "engine/adapter_registry.h"
 
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <cmath>
-#include <condition_variable>
-#include <deque>
-#include <map>
 #include <mutex>
-#include <set>
-#include <thread>
-#include <unordered_map>
+#include <utility>
+#include <variant>
 
 #include "base/error.h"
-#include "engine/adapter_budget.h"
 #include "engine/adapter_generation.h"
+#include "engine/adapter_loader.h"
+#include "engine/adapter_names.h"
 #include "engine/adapter_stacks.h"
+#include "engine/name_claims.h"
+#include "engine/resident_adapters.h"
+#include "engine/wake_calls.h"
 
 namespace polylora {
-namespace {
-
-/// Weights with their share of the budget: both go when the last user goes.
-struct ResidentAdapter {
-  AdapterBudget::Reservation reservation;
-  std::unique_ptr<const Adapter> adapter;
-};
-
-struct LoadedAdapter {
-  std::shared_ptr<const Adapter> weights;
-  uint64_t content_hash = 0;
-  double seconds = 0;
-};
-
-}  // namespace
-
-uint64_t next_generation_id() {
-  static std::atomic<uint64_t> last{0};
-  return ++last;
-}
-
-struct AdapterRegistry::State {
-  State(std::vector<AdapterBase> bases_, Backend& backend_, const AdapterRegistryOptions& options)
-      : bases(std::move(bases_)),
-        backend(backend_),
-        budget(std::make_shared<AdapterBudget>(options.memory_bytes, options.max_cpu_loras)) {}
-
-  struct LoadJob {
-    std::weak_ptr<AdapterGeneration> generation;  // nobody wants it any more: not loaded
-    AdapterBudget::Reservation reservation;
-  };
-
-  const std::vector<AdapterBase> bases;
-  Backend& backend;
-  const std::shared_ptr<AdapterBudget> budget;
-
-  mutable std::mutex mutex;
-  std::condition_variable changed;          // a job was queued, a name is no longer being added, stopping
-  std::map<uint64_t, AdapterLease> places;  // in order of registration
-  std::unordered_map<std::string, uint64_t> names;  // -> place
-  uint64_t places_used = 0;
-  uint64_t uses = 0;                              // clock of last_used
-  std::map<uint64_t, AdapterGeneration*> by_use;  // last_used -> published and resident
-  AdapterStacks stacks;
-  std::set<std::string> adding;  // names whose add() is under way
-  std::deque<LoadJob> jobs;
-  bool stopping = false;
-
-  std::mutex wake_mutex;  // held during the calls, so that remove_wake() waits for them
-  std::map<uint64_t, std::function<void()>> wakes;
-  uint64_t wakes_added = 0;
-  std::thread loader;
-
-  // --- with the mutex held
-  AdapterLease find(const std::string& name) const;
-  std::optional<AdapterBudget::Reservation> reserve(size_t bytes, const AdapterGeneration* last_to_evict);
-  AdapterGeneration* least_recently_used(const AdapterGeneration* last_choice) const;
-  void touch(AdapterGeneration& generation);
-  void publish(const AdapterLease& generation);
-  void withdraw(AdapterGeneration& generation);
-  Acquired acquire(const AdapterLease& lease);
-  Acquired acquire_stack(const AdapterGeneration& stack);
-
-  // --- without
-  LoadedAdapter load(const AdapterGeneration& generation, const AdapterFile& file,
-                     AdapterBudget::Reservation reservation) const;
-  void load_in_background();
-  void run_job(LoadJob job);
-  void call_wake();
-};
-
-// -------------------------------------------------------------------------------------------- bookkeeping
-
-AdapterLease AdapterRegistry::State::find(const std::string& name) const {
-  const auto place = names.find(name);
-  return place == names.end() ? nullptr : places.at(place->second);
-}
-
-/// Evicts until `bytes` fit; empty when what remains is in use. Generations that lost their name are left
-/// alone: their files may be gone, and they go by themselves with their last request.
-std::optional<AdapterBudget::Reservation> AdapterRegistry::State::reserve(
-    size_t bytes, const AdapterGeneration* last_to_evict) {
-  for (;;) {
-    if (auto reservation = budget->reserve(bytes)) return reservation;
-    AdapterGeneration* victim = least_recently_used(last_to_evict);
-    if (victim == nullptr) return std::nullopt;
-    by_use.erase(victim->last_used);
-    victim->weights.reset();
-  }
-}
-
-AdapterGeneration* AdapterRegistry::State::least_recently_used(const AdapterGeneration* last_choice) const {
-  AdapterGeneration* fallback = nullptr;
-  for (const auto& [use, generation] : by_use) {
-    if (generation->weights.use_count() > 1) continue;  // computed with
-    if (generation != last_choice) return generation;
-    fallback = generation;
-  }
-  return fallback;
-}
-
-void AdapterRegistry::State::touch(AdapterGeneration& generation) {
-  by_use.erase(generation.last_used);
-  generation.last_used = ++uses;
-  if (generation.published && generation.weights != nullptr) by_use.emplace(uses, &generation);
-}
-
-void AdapterRegistry::State::publish(const AdapterLease& generation) {
-  const auto [place, is_new] = names.try_emplace(generation->name, places_used + 1);
-  if (is_new) {
-    ++places_used;
-  } else {
-    withdraw(*places.at(place->second));
-  }
-  places[place->second] = generation;
-  generation->published = true;
-  touch(*generation);
-}
-
-void AdapterRegistry::State::withdraw(AdapterGeneration& generation) {
-  generation.published = false;
-  stacks.forget(generation);
-  by_use.erase(generation.last_used);
-}
-
-// ------------------------------------------------------------------------------------------------ loading
-
-LoadedAdapter AdapterRegistry::State::load(const AdapterGeneration& generation, const AdapterFile& file,
-                                           AdapterBudget::Reservation reservation) const {
-  const auto start = std::chrono::steady_clock::now();
-  LoadedAdapter loaded;
-  loaded.content_hash = file.content_hash();
-  const uint64_t expected = generation.content_hash;
-  if (expected != 0 && expected != loaded.content_hash) {
-    fail(ErrorCode::kDataCorrupt,
-         "LoRA adapter '{}': the files in {} changed on disk since it was loaded; load it again",
-         generation.name, generation.path.string());
-  }
-  auto resident = std::make_shared<ResidentAdapter>();
-  resident->reservation = std::move(reservation);
-  resident->adapter = file.load(*bases[generation.base].model, backend, bases[generation.base].dtype);
-  resident->reservation.resize(resident->adapter->bytes());
-  loaded.weights = std::shared_ptr<const Adapter>(resident, resident->adapter.get());
-  loaded.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return loaded;
-}
-
-void AdapterRegistry::State::load_in_background() {
-  std::unique_lock lock(mutex);
-  for (;;) {
-    changed.wait(lock, [&] { return stopping || !jobs.empty(); });
-    if (stopping) return;
-    LoadJob job = std::move(jobs.front());
-    jobs.pop_front();
-    lock.unlock();
-    run_job(std::move(job));
-    call_wake();
-    lock.lock();
-  }
-}
-
-void AdapterRegistry::State::run_job(LoadJob job) {
-  const AdapterLease generation = job.generation.lock();
-  if (generation == nullptr) return;
-  std::optional<Error> error;
-  LoadedAdapter loaded;
-  try {
-    loaded = load(*generation, AdapterFile(generation->path, bases[generation->base].model->config),
-                  std::move(job.reservation));
-  } catch (const Error& problem) {
-    error = problem;
-  } catch (const std::exception& problem) {
-    error = Error(ErrorCode::kInternal, problem.what());
-  }
-  const std::scoped_lock lock(mutex);
-  generation->loading = false;
-  generation->load_error = std::move(error);
-  if (loaded.weights == nullptr) return;
-  generation->bytes = loaded.weights->bytes();
-  generation->weights = std::move(loaded.weights);
-  generation->content_hash = loaded.content_hash;
-  generation->load_seconds = loaded.seconds;
-  touch(*generation);
-}
-
-void AdapterRegistry::State::call_wake() {
-  const std::scoped_lock lock(wake_mutex);
-  for (const auto& [number, wake] : wakes) wake();
-}
-
-// ----------------------------------------------------------------------------------------------- registry
-
-AdapterRegistry::AdapterRegistry(std::vector<AdapterBase> bases, Backend& backend,
-                                 const AdapterRegistryOptions& options)
-    : state_(std::make_unique<State>(std::move(bases), backend, options)) {
-  state_->loader = std::thread([state = state_.get()] { state->load_in_background(); });
-}
-
-AdapterRegistry::~AdapterRegistry() {
-  {
-    const std::scoped_lock lock(state_->mutex);
-    state_->stopping = true;
-  }
-  state_->changed.notify_all();
-  state_->loader.join();
-}
-
-uint64_t AdapterRegistry::add_wake(std::function<void()> wake) {
-  const std::scoped_lock lock(state_->wake_mutex);
-  state_->wakes.emplace(++state_->wakes_added, std::move(wake));
-  return state_->wakes_added;
-}
-
-void AdapterRegistry::remove_wake(uint64_t number) {
-  const std::scoped_lock lock(state_->wake_mutex);
-  state_->wakes.erase(number);
-}
-
 namespace {
 
 void check_limits(const std::string& name, const AdapterFile& file, const AdapterBase& base,
@@ -256,32 +35,28 @@ std::string parent_name(const AdapterBase& base, const std::string& given) {
   return base.names.empty() ? std::string() : base.names.front();
 }
 
-void check_stack(std::span<const StackTerm> members, const AdapterBudget& budget) {
-  size_t bytes = 0;
-  for (const StackTerm& member : members) {
-    const std::string& name = member.adapter->name;
-    if (!member.adapter->stackable) {
-      fail(ErrorCode::kInvalidArgument,
-           "LoRA adapter '{}' cannot be combined with others: it has DoRA, biases or whole matrices", name);
-    }
-    if (member.adapter->base != members.front().adapter->base) {
-      fail(ErrorCode::kInvalidArgument,
-           "LoRA adapters '{}' and '{}' cannot be combined: they have different base models",
-           members.front().adapter->name, name);
-    }
-    if (!std::isfinite(member.weight))
-      fail(ErrorCode::kInvalidArgument, "The weight of LoRA adapter '{}' must be a finite number.", name);
-    const auto same = [&](const StackTerm& other) { return other.adapter == member.adapter; };
-    if (std::ranges::count_if(members, same) > 1)
-      fail(ErrorCode::kInvalidArgument, "LoRA adapter '{}' is given twice; give it one weight", name);
-    bytes += member.adapter->bytes;
-  }
-  const bool too_many = budget.max_count() > 0 && static_cast<int>(members.size()) > budget.max_count();
-  if (bytes > budget.max_bytes() || too_many) {
-    fail(ErrorCode::kResourceExhausted,
-         "The {} LoRA adapters need {} bytes together, more than there is room for ({} bytes)",
-         members.size(), bytes, budget.max_bytes());
-  }
+/// Its weights are on disk.
+AdapterLease make_generation(const std::string& name, const std::filesystem::path& path,
+                             const MatchedAdapter& matched, const AdapterBase& base,
+                             const std::string& base_model_name) {
+  auto generation = std::make_shared<AdapterGeneration>();
+  generation->name = name;
+  generation->path = path;
+  generation->base = matched.base;
+  generation->base_model_name = parent_name(base, base_model_name);
+  generation->rank = matched.file.max_rank();
+  generation->vocab_size = matched.file.vocab_size();
+  generation->stackable = matched.file.stackable();
+  generation->bytes = matched.file.packed_bytes(base.dtype);
+  return generation;
+}
+
+/// From here on its weights are in memory.
+void settle(AdapterGeneration& generation, LoadedAdapter loaded) {
+  generation.bytes = loaded.weights->bytes();
+  generation.weights = std::move(loaded.weights);
+  generation.content_hash = loaded.content_hash;
+  generation.load_seconds = loaded.seconds;
 }
 
 [[noreturn]] void fail_name_taken(const std::string& name) {
@@ -291,106 +66,105 @@ void check_stack(std::span<const StackTerm> members, const AdapterBudget& budget
        name);
 }
 
-/// Two add() of one name run one after the other.
-class NameClaim {
- public:
-  NameClaim(std::mutex& mutex, std::condition_variable& changed, std::set<std::string>& claimed,
-            const std::string& name)
-      : mutex_(mutex), changed_(changed), claimed_(claimed), name_(name) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return !claimed_.contains(name_); });
-    claimed_.insert(name_);
-  }
-  ~NameClaim() {
-    {
-      const std::scoped_lock lock(mutex_);
-      claimed_.erase(name_);
-    }
-    changed_.notify_all();
-  }
-  NameClaim(const NameClaim&) = delete;
-  NameClaim& operator=(const NameClaim&) = delete;
+}  // namespace
 
- private:
-  std::mutex& mutex_;
-  std::condition_variable& changed_;
-  std::set<std::string>& claimed_;
-  const std::string& name_;
+struct AdapterRegistry::State {
+  State(std::vector<AdapterBase> bases_, Backend& backend, const AdapterRegistryOptions& options)
+      : bases(std::move(bases_)),
+        resident(options.memory_bytes, options.max_cpu_loras),
+        loader(
+            bases, backend,
+            [this](AdapterGeneration& generation, AdapterLoader::Result result) {
+              loaded(generation, std::move(result));
+            },
+            [this] { wakes.call(); }) {}
+
+  const std::vector<AdapterBase> bases;
+  NameClaims adding;  // names whose add() is under way
+  WakeCalls wakes;
+
+  mutable std::mutex mutex;  // of the three below and of what generations say it guards
+  AdapterNames names;
+  ResidentAdapters resident;
+  AdapterStacks stacks;
+
+  AdapterLoader loader;  // last: its thread uses all of the above
+
+  void load_now(AdapterGeneration& generation, const AdapterFile& file, const AdapterGeneration* replaced);
+  void loaded(AdapterGeneration& generation, AdapterLoader::Result result);
+
+  // --- with the mutex held
+  void forget(const AdapterGeneration& withdrawn);
+  Acquired acquire(const AdapterLease& lease);
+  Acquired acquire_stack(const AdapterGeneration& stack);
 };
 
-}  // namespace
+AdapterRegistry::AdapterRegistry(std::vector<AdapterBase> bases, Backend& backend,
+                                 const AdapterRegistryOptions& options)
+    : state_(std::make_unique<State>(std::move(bases), backend, options)) {}
+
+AdapterRegistry::~AdapterRegistry() = default;
+
+uint64_t AdapterRegistry::add_wake(std::function<void()> wake) {
+  return state_->wakes.add(std::move(wake));
+}
+
+void AdapterRegistry::remove_wake(uint64_t number) {
+  state_->wakes.remove(number);
+}
+
+// ------------------------------------------------------------------------------------------------- names
 
 void AdapterRegistry::add(const std::string& name, const std::filesystem::path& path, LoadMode mode,
                           bool replace, const std::string& base_model_name) {
   State& state = *state_;
-  const NameClaim claim(state.mutex, state.changed, state.adding, name);
-  AdapterLease old;
+  const NameClaims::Claim claim(state.adding, name);
+  AdapterLease replaced = lease(name);  // freed after the lock
+  if (replaced != nullptr && !replace) fail_name_taken(name);
+
+  const MatchedAdapter matched = match_base(path, base_model_name, state.bases);
+  const AdapterBase& base = state.bases[matched.base];
+  check_limits(name, matched.file, base, state.resident.budget().max_bytes());
+  const AdapterLease generation = make_generation(name, path, matched, base, base_model_name);
+  if (mode == LoadMode::kNow) state.load_now(*generation, matched.file, replaced.get());
   {
     const std::scoped_lock lock(state.mutex);
-    old = state.find(name);
+    replaced = state.names.publish(generation);
+    if (replaced != nullptr) state.forget(*replaced);
+    state.resident.touch(*generation);
   }
-  if (old != nullptr && !replace) fail_name_taken(name);
-
-  const auto [base_index, file] = match_base(path, base_model_name, state.bases);
-  const AdapterBase& base = state.bases[base_index];
-  check_limits(name, file, base, state.budget->max_bytes());
-  const auto generation = std::make_shared<AdapterGeneration>();
-  generation->name = name;
-  generation->path = path;
-  generation->base = base_index;
-  generation->base_model_name = parent_name(base, base_model_name);
-  generation->rank = file.max_rank();
-  generation->vocab_size = file.vocab_size();
-  generation->stackable = file.stackable();
-  generation->bytes = file.packed_bytes(base.dtype);
-
-  if (mode == LoadMode::kNow) {
-    std::optional<AdapterBudget::Reservation> reservation;
-    {
-      const std::scoped_lock lock(state.mutex);
-      reservation = state.reserve(generation->bytes, old.get());
-    }
-    if (!reservation) {
-      fail(ErrorCode::kResourceExhausted,
-           "LoRA adapter '{}' needs {} bytes; of the {} bytes for adapters too many are in use by running "
-           "requests; try again later",
-           name, generation->bytes, state.budget->max_bytes());
-    }
-    LoadedAdapter loaded = state.load(*generation, file, std::move(*reservation));
-    generation->bytes = loaded.weights->bytes();
-    generation->weights = std::move(loaded.weights);
-    generation->content_hash = loaded.content_hash;
-    generation->load_seconds = loaded.seconds;
-  }
-  {
-    const std::scoped_lock lock(state.mutex);
-    state.publish(generation);
-  }
-  state.call_wake();  // room may have changed hands
+  state.wakes.call();  // room may have changed hands
 }
 
 bool AdapterRegistry::remove(std::string_view name) {
   AdapterLease removed;  // freed after the lock
   const std::scoped_lock lock(state_->mutex);
-  const auto place = state_->names.find(std::string(name));
-  if (place == state_->names.end()) return false;
-  removed = std::move(state_->places.at(place->second));
-  state_->withdraw(*removed);
-  state_->places.erase(place->second);
-  state_->names.erase(place);
-  return true;
+  removed = state_->names.withdraw(std::string(name));
+  if (removed != nullptr) state_->forget(*removed);
+  return removed != nullptr;
+}
+
+void AdapterRegistry::State::forget(const AdapterGeneration& withdrawn) {
+  stacks.forget(withdrawn);
+  resident.forget(withdrawn);
 }
 
 AdapterLease AdapterRegistry::lease(std::string_view name) const {
   const std::scoped_lock lock(state_->mutex);
-  return state_->find(std::string(name));
+  return state_->names.find(std::string(name));
+}
+
+AdapterLease AdapterRegistry::stack(std::span<const StackTerm> members) {
+  const std::scoped_lock lock(state_->mutex);
+  check_stack(members, state_->resident.budget());
+  return state_->stacks.get(members);
 }
 
 std::vector<AdapterInfo> AdapterRegistry::list() const {
   const std::scoped_lock lock(state_->mutex);
   std::vector<AdapterInfo> infos;
-  infos.reserve(state_->places.size());
-  for (const auto& [place, generation] : state_->places) {
+  infos.reserve(state_->names.in_order().size());
+  for (const auto& [place, generation] : state_->names.in_order()) {
     infos.push_back({.name = generation->name,
                      .path = generation->path,
                      .base = generation->base,
@@ -404,18 +178,43 @@ std::vector<AdapterInfo> AdapterRegistry::list() const {
   return infos;
 }
 
+// ----------------------------------------------------------------------------------------------- weights
+
 size_t AdapterRegistry::resident_bytes() const {
-  return state_->budget->bytes();
+  return state_->resident.budget().bytes();
 }
 
 int AdapterRegistry::resident_count() const {
-  return state_->budget->count();
+  return state_->resident.budget().count();
 }
 
-AdapterLease AdapterRegistry::stack(std::span<const StackTerm> members) {
-  const std::scoped_lock lock(state_->mutex);
-  check_stack(members, *state_->budget);
-  return state_->stacks.get(members);
+/// Of a generation that nobody else knows yet.
+void AdapterRegistry::State::load_now(AdapterGeneration& generation, const AdapterFile& file,
+                                      const AdapterGeneration* replaced) {
+  std::optional<AdapterBudget::Reservation> reservation;
+  {
+    const std::scoped_lock lock(mutex);
+    reservation = resident.reserve(generation.bytes, replaced);
+  }
+  if (!reservation) {
+    fail(ErrorCode::kResourceExhausted,
+         "LoRA adapter '{}' needs {} bytes; of the {} bytes for adapters too many are in use by running "
+         "requests; try again later",
+         generation.name, generation.bytes, resident.budget().max_bytes());
+  }
+  settle(generation, loader.load(generation, file, std::move(*reservation)));
+}
+
+void AdapterRegistry::State::loaded(AdapterGeneration& generation, AdapterLoader::Result result) {
+  const std::scoped_lock lock(mutex);
+  generation.loading = false;
+  if (Error* error = std::get_if<Error>(&result)) {
+    generation.load_error = std::move(*error);
+    return;
+  }
+  generation.load_error.reset();
+  settle(generation, std::get<LoadedAdapter>(std::move(result)));
+  resident.touch(generation);
 }
 
 AdapterRegistry::Acquired AdapterRegistry::acquire(const AdapterLease& lease) {
@@ -427,16 +226,15 @@ AdapterRegistry::Acquired AdapterRegistry::acquire(const AdapterLease& lease) {
 AdapterRegistry::Acquired AdapterRegistry::State::acquire(const AdapterLease& lease) {
   if (!lease->members.empty()) return acquire_stack(*lease);
   if (lease->weights != nullptr) {
-    touch(*lease);
+    resident.touch(*lease);
     return {Residency::kReady, lease->weights, std::nullopt};
   }
   if (lease->loading) return {Residency::kLoading, nullptr, std::nullopt};
   if (lease->load_error) return {Residency::kFailed, nullptr, std::exchange(lease->load_error, std::nullopt)};
-  auto reservation = reserve(lease->bytes, nullptr);
+  auto reservation = resident.reserve(lease->bytes, nullptr);
   if (!reservation) return {Residency::kNoRoom, nullptr, std::nullopt};
   lease->loading = true;
-  jobs.push_back({lease, std::move(*reservation)});
-  changed.notify_all();
+  loader.queue(lease, std::move(*reservation));
   return {Residency::kLoading, nullptr, std::nullopt};
 }
 
@@ -456,37 +254,6 @@ AdapterRegistry::Acquired AdapterRegistry::State::acquire_stack(const AdapterGen
   }
   if (missing.residency != Residency::kReady) return missing;
   return {Residency::kReady, std::make_shared<const Adapter>(terms), std::nullopt};
-}
-
-const std::string& adapter_name(const AdapterLease& lease) {
-  return lease->name;
-}
-
-const std::filesystem::path& adapter_path(const AdapterLease& lease) {
-  return lease->path;
-}
-
-std::vector<std::string> adapter_names(const AdapterLease& lease) {
-  if (lease->members.empty()) return {lease->name};
-  std::vector<std::string> names;
-  for (const StackTerm& member : lease->members) names.push_back(member.adapter->name);
-  return names;
-}
-
-size_t adapter_base(const AdapterLease& lease) {
-  return lease->base;
-}
-
-int adapter_vocab_size(const AdapterLease& lease, int base_vocab_size) {
-  return lease == nullptr || lease->vocab_size == 0 ? base_vocab_size : lease->vocab_size;
-}
-
-uint64_t adapter_generation_id(const AdapterLease& lease) {
-  return lease == nullptr ? 0 : lease->id;
-}
-
-uint64_t adapter_content_hash(const AdapterLease& lease) {
-  return lease == nullptr ? 0 : lease->content_hash.load();
 }
 
 }  // namespace polylora

@@ -20,6 +20,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/adapter_lease.h"
 #include "engine/base_matching.h"
 #include "engine/request.h"
 #include "io/adapter_file.h"
@@ -64,10 +65,9 @@ class AdapterRegistry {
     kLazy,  // check config and header only; weights are read on first use
   };
   /// Publishes a generation under `name`, of the base model that match_base() finds. Throws what that throws;
-  /// kAlreadyExists when the name is
-  /// taken and `replace` is false; kResourceExhausted when the rank exceeds max_lora_rank ("LoRA rank 64 is
-  /// greater than max_lora_rank 16.") or the adapter alone exceeds the budget. A failed replace leaves the
-  /// old generation.
+  /// kAlreadyExists when the name is taken and `replace` is false; kResourceExhausted when the rank exceeds
+  /// max_lora_rank ("LoRA rank 64 is greater than max_lora_rank 16.") or the adapter alone exceeds the
+  /// budget. A failed replace leaves the old generation.
   void add(const std::string& name, const std::filesystem::path& path, LoadMode mode, bool replace,
            const std::string& base_model_name = {});
 
@@ -87,13 +87,11 @@ class AdapterRegistry {
   int resident_count() const;
 
   // --- for the engine
-  // ---------------------------------------------------------------------------------------------
   enum class Residency : uint8_t { kReady, kLoading, kNoRoom, kFailed };
   struct Acquired {
     Residency residency = Residency::kLoading;
-    std::shared_ptr<const Adapter>
-        adapter;                 // kReady: held by the caller while it computes with it; blocks eviction
-    std::optional<Error> error;  // kFailed
+    std::shared_ptr<const Adapter> adapter;  // kReady: stays in memory while the caller holds it
+    std::optional<Error> error;              // kFailed
   };
   /// Never blocks on disk: ready at once, or a background load is under way, or everything resident is in
   /// use.
@@ -103,14 +101,5 @@ class AdapterRegistry {
   struct State;
   std::unique_ptr<State> state_;
 };
-
-/// Facts of a lease that others may read.
-const std::string& adapter_name(const AdapterLease& lease);
-const std::filesystem::path& adapter_path(const AdapterLease& lease);    // empty: a stack
-std::vector<std::string> adapter_names(const AdapterLease& lease);       // a stack's members'
-size_t adapter_base(const AdapterLease& lease);                          // index of its base model
-int adapter_vocab_size(const AdapterLease& lease, int base_vocab_size);  // token ids are below it
-uint64_t adapter_generation_id(const AdapterLease& lease);  // unique per process; 0 for the base model
-uint64_t adapter_content_hash(const AdapterLease& lease);   // 0 until its weights were first read
 
 }  // namespace polylora

@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 
+#include "base/error.h"
 #include "engine/adapter_generation.h"
 
 namespace polylora {
@@ -31,6 +33,34 @@ AdapterLease make_stack(std::span<const StackTerm> members) {
 }
 
 }  // namespace
+
+void check_stack(std::span<const StackTerm> members, const AdapterBudget& budget) {
+  size_t bytes = 0;
+  for (const StackTerm& member : members) {
+    const std::string& name = member.adapter->name;
+    if (!member.adapter->stackable) {
+      fail(ErrorCode::kInvalidArgument,
+           "LoRA adapter '{}' cannot be combined with others: it has DoRA, biases or whole matrices", name);
+    }
+    if (member.adapter->base != members.front().adapter->base) {
+      fail(ErrorCode::kInvalidArgument,
+           "LoRA adapters '{}' and '{}' cannot be combined: they have different base models",
+           members.front().adapter->name, name);
+    }
+    if (!std::isfinite(member.weight))
+      fail(ErrorCode::kInvalidArgument, "The weight of LoRA adapter '{}' must be a finite number.", name);
+    const auto same = [&](const StackTerm& other) { return other.adapter == member.adapter; };
+    if (std::ranges::count_if(members, same) > 1)
+      fail(ErrorCode::kInvalidArgument, "LoRA adapter '{}' is given twice; give it one weight", name);
+    bytes += member.adapter->bytes;
+  }
+  const bool too_many = budget.max_count() > 0 && static_cast<int>(members.size()) > budget.max_count();
+  if (bytes > budget.max_bytes() || too_many) {
+    fail(ErrorCode::kResourceExhausted,
+         "The {} LoRA adapters need {} bytes together, more than there is room for ({} bytes)",
+         members.size(), bytes, budget.max_bytes());
+  }
+}
 
 AdapterLease AdapterStacks::get(std::span<const StackTerm> members) {
   const auto known = std::ranges::find_if(

@@ -4,9 +4,14 @@
 #include <deque>
 #include <span>
 
+#include "engine/adapter_budget.h"
 #include "engine/request.h"
 
 namespace polylora {
+
+/// Throws what AdapterRegistry::stack() says, for members that cannot be computed together. With the
+/// registry's mutex held.
+void check_stack(std::span<const StackTerm> members, const AdapterBudget& budget);
 
 /// Requests for equal stacks get the same generation, so that they share batches and cached prefixes. The
 /// least recently used of many stacks is forgotten: one asked for again is another generation then. Guarded

@@ -5,7 +5,7 @@
 #include <span>
 
 #include "base/error.h"
-#include "engine/adapter_registry.h"
+#include "engine/adapter_lease.h"
 
 namespace polylora {
 namespace {

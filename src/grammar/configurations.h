@@ -42,6 +42,7 @@ class Configurations {
 
   /// Nothing more is added: its owner starts afresh.
   bool full() const { return bytes_ > kMaxBytes; }
+  size_t bytes() const { return bytes_; }
 
   static constexpr size_t kMaxItems = 1024;   // of one configuration, and of the way there
   static constexpr uint32_t kMaxDepth = 200;  // of the stack

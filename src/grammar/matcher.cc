@@ -4,14 +4,27 @@
 #include <utility>
 
 namespace polylora::grammar {
+namespace {
+
+void allow(TokenMask& mask, int32_t token) {
+  mask[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64);
+}
+
+}  // namespace
 
 CompiledGrammar::CompiledGrammar(const Grammar& grammar, std::shared_ptr<const TokenTrie> trie)
     : automaton_(grammar), trie_(std::move(trie)), cache_(std::make_shared<Cache>(automaton_)) {}
 
+CompiledGrammar::Usage CompiledGrammar::usage() const {
+  const std::scoped_lock lock(mutex_);
+  return {.masks = cache_->masks.size(),
+          .bytes = automaton_.bytes() + cache_->configurations.bytes() + cache_->mask_bytes};
+}
+
 /// Null when the configurations have no room for a step on the way.
 std::shared_ptr<const TokenMask> CompiledGrammar::find_mask(Cache& cache, Configurations::Id id) const {
   if (const auto found = cache.masks.find(id); found != cache.masks.end()) return found->second;
-  auto mask = std::make_shared<TokenMask>((static_cast<size_t>(trie_->vocab_size()) + 63) / 64);
+  auto mask = std::make_shared<TokenMask>(trie_->mask_words() + 1);    // the last: of nodes without a token
   std::array<Configurations::Id, TokenTrie::kMaxTokenBytes + 1> path;  // by depth
   path[0] = id;
   const std::span<const TokenTrie::Node> nodes = trie_->nodes();
@@ -24,10 +37,13 @@ std::shared_ptr<const TokenMask> CompiledGrammar::find_mask(Cache& cache, Config
       continue;
     }
     path[size_t{node.depth} + 1] = next;
-    for (const int32_t token : trie_->tokens(i))
-      (*mask)[static_cast<size_t>(token) / 64] |= uint64_t{1} << (token % 64);
+    allow(*mask, node.token);  // no branch: whether a node has a token cannot be foretold
+    if (const auto tokens = trie_->tokens(i); tokens.size() > 1) [[unlikely]] {
+      for (const int32_t token : tokens) allow(*mask, token);
+    }
     ++i;
   }
+  mask->pop_back();
   const size_t bytes = mask->size() * sizeof(uint64_t);
   if (cache.mask_bytes + bytes > kMaxMaskBytes) {
     cache.masks.clear();
@@ -64,7 +80,7 @@ std::shared_ptr<const TokenMask> Matcher::allowed() {
   std::shared_ptr<const TokenMask> mask;
   const bool fits = with_room([&] { return (mask = grammar_->find_mask(*cache_, at_)) != nullptr; });
   if (fits) return mask;
-  return std::make_shared<TokenMask>((static_cast<size_t>(grammar_->trie_->vocab_size()) + 63) / 64);
+  return std::make_shared<TokenMask>(grammar_->trie_->mask_words());
 }
 
 bool Matcher::may_end() const {

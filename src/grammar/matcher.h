@@ -26,6 +26,13 @@ class CompiledGrammar {
 
   static constexpr size_t kMaxMaskBytes = size_t{4} << 20;
 
+  /// What it holds now.
+  struct Usage {
+    size_t masks = 0;  // configurations whose mask is known
+    size_t bytes = 0;  // of masks, configurations and the automaton
+  };
+  Usage usage() const;
+
  private:
   friend class Matcher;
 
@@ -42,7 +49,7 @@ class CompiledGrammar {
 
   const Automaton automaton_;
   const std::shared_ptr<const TokenTrie> trie_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::shared_ptr<Cache> cache_;
 };
 

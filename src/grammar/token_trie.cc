@@ -34,6 +34,9 @@ TokenTrie::TokenTrie(int vocab_size, const std::function<std::string(int32_t)>& 
   }
   for (const uint32_t node : path) nodes_[node].end = static_cast<uint32_t>(nodes_.size());
   nodes_.push_back({.tokens_begin = static_cast<uint32_t>(tokens_.size())});
+  const auto no_token = static_cast<int32_t>(mask_words() * 64);
+  for (size_t i = 0; i + 1 < nodes_.size(); ++i)
+    nodes_[i].token = tokens(i).empty() ? no_token : tokens(i).front();
 }
 
 }  // namespace polylora::grammar

@@ -15,6 +15,7 @@ class TokenTrie {
   struct Node {
     uint32_t end = 0;           // the node after everything below this one
     uint32_t tokens_begin = 0;  // into tokens(), to the next node's
+    int32_t token = 0;          // the first of its tokens; past the masks' bits when it has none
     uint8_t byte = 0;
     uint8_t depth = 0;  // bytes before this one
   };
@@ -33,6 +34,8 @@ class TokenTrie {
   /// Empty for tokens that are not in the trie.
   const std::string& bytes(int32_t token) const { return bytes_[static_cast<size_t>(token)]; }
   int vocab_size() const { return static_cast<int>(bytes_.size()); }
+  /// Words of a mask with one bit per token.
+  size_t mask_words() const { return (bytes_.size() + 63) / 64; }
 
  private:
   std::vector<Node> nodes_;  // and one more at the end

@@ -70,13 +70,6 @@ std::vector<float> scaled(const ReadTensor& tensor, float factor) {
   return values;
 }
 
-WeightSource rows_of(const std::vector<float>& values, int64_t cols) {
-  WeightSource source{.cols = cols, .rows = {}};
-  for (size_t at = 0; at < values.size(); at += static_cast<size_t>(cols))
-    source.rows.push_back({values.data() + at, DType::kF32});
-  return source;
-}
-
 }  // namespace
 
 /// One load: packs site by site.
@@ -212,8 +205,9 @@ class AdapterLoader {
       for (int64_t v = 0; v < a.cols(); ++v)
         by_token[static_cast<size_t>(v * a.rows() + r)] = a.floats()[r * a.cols() + v];
     }
-    embedding.a = backend_.pack_weight(rows_of(by_token, matrix.rank), format);
-    embedding.b = backend_.pack_weight(rows_of(scaled(b, matrix.scale), matrix.rank), format);
+    const std::vector<float> scaled_b = scaled(b, matrix.scale);
+    embedding.a = backend_.pack_weight(rows_of(ConstMat(by_token.data(), a.cols(), a.rows())), format);
+    embedding.b = backend_.pack_weight(rows_of(ConstMat(scaled_b.data(), b.rows(), b.cols())), format);
     return embedding;
   }
 

@@ -26,13 +26,13 @@ std::string_view WeightSource::Row::format_name() const {
   return matrix != nullptr ? matrix->format_name() : dtype_name(dtype);
 }
 
-size_t WeightSource::Row::bytes(int64_t cols) const {
-  return matrix != nullptr ? matrix->row_bytes() : dtype_row_bytes(dtype, cols);
+size_t WeightSource::Row::bytes(int64_t width) const {
+  return matrix != nullptr ? matrix->row_bytes() : dtype_row_bytes(dtype, width);
 }
 
-int WeightSource::Row::read_codes(int64_t begin, int64_t cols, CodeBlock& out) const {
+int WeightSource::Row::read_codes(int64_t begin, int64_t width, CodeBlock& out) const {
   if (matrix != nullptr) {
-    const auto count = static_cast<int>(std::min<int64_t>(CodeBlock::kMax, cols - begin));
+    const auto count = static_cast<int>(std::min<int64_t>(CodeBlock::kMax, width - begin));
     matrix->read_codes(index, begin, count, out);
     return count;
   }
@@ -40,9 +40,15 @@ int WeightSource::Row::read_codes(int64_t begin, int64_t cols, CodeBlock& out) c
   return dtype_block_size(dtype);
 }
 
-void WeightSource::Row::read(int64_t cols, float* out) const {
+void WeightSource::Row::read(int64_t width, float* out) const {
   if (matrix != nullptr) return matrix->read_row(index, out);
-  dequantize_row(dtype, data, cols, out);
+  dequantize_row(dtype, data, width, out);
+}
+
+WeightSource rows_of(ConstMat matrix) {
+  WeightSource source{.cols = matrix.cols, .rows = {}};
+  for (int64_t r = 0; r < matrix.rows; ++r) source.rows.push_back({matrix.row(r), DType::kF32});
+  return source;
 }
 
 WeightFormat native_format(const WeightSource& source) {

@@ -8,6 +8,7 @@
 
 #include "base/codes.h"
 #include "base/dtype.h"
+#include "base/tensor.h"
 
 namespace polylora {
 
@@ -49,15 +50,18 @@ struct WeightSource {
     bool is_plain(DType type) const { return matrix == nullptr && dtype == type; }
     CodeFormat codes() const;  // bits == 0 for plain floats
     std::string_view format_name() const;
-    size_t bytes(int64_t cols) const;
+    size_t bytes(int64_t width) const;
 
-    /// Codes from column `begin` on, where codes().group is 32: how many were read.
-    int read_codes(int64_t begin, int64_t cols, CodeBlock& out) const;
-    void read(int64_t cols, float* out) const;
+    /// Codes from column `begin` of `width` on, where codes().group is 32: how many were read.
+    int read_codes(int64_t begin, int64_t width, CodeBlock& out) const;
+    void read(int64_t width, float* out) const;
   };
   int64_t cols = 0;  // K, the input width; a multiple of the block size of every row's dtype
   std::vector<Row> rows;
 };
+
+/// A matrix of floats in memory.
+WeightSource rows_of(ConstMat matrix);
 
 /// The narrowest format that costs no row precision worth mentioning beside what its codes already lost: q4
 /// for codes of 4 bits in groups of 32 and for any of 2 or 3 bits, q8 for the other codes, bf16 for bf16, f32

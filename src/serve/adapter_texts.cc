@@ -25,7 +25,7 @@ std::shared_ptr<const ServedBase> make_base(const ServedBase& base, const Server
 
 std::shared_ptr<const ServedBase> AdapterTexts::find(const ServedBase& base, const ServerOptions& options,
                                                      const AdapterLease& adapter) {
-  if (!load_ || adapter == nullptr || adapter_path(adapter).empty()) return nullptr;
+  if (!may_have_own(adapter)) return nullptr;
   const uint64_t generation = adapter_generation_id(adapter);
   {
     const std::scoped_lock lock(mutex_);
@@ -38,6 +38,17 @@ std::shared_ptr<const ServedBase> AdapterTexts::find(const ServedBase& base, con
   if (by_generation_.size() >= kMaxTexts) by_generation_.clear();
   by_generation_[generation] = own;
   return own;
+}
+
+bool AdapterTexts::is_read(const AdapterLease& adapter) const {
+  if (!may_have_own(adapter)) return true;
+  const std::scoped_lock lock(mutex_);
+  return by_generation_.contains(adapter_generation_id(adapter));
+}
+
+/// The base model and stacks have no folder.
+bool AdapterTexts::may_have_own(const AdapterLease& adapter) const {
+  return load_ && adapter != nullptr && !adapter_path(adapter).empty();
 }
 
 }  // namespace polylora

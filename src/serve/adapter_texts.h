@@ -17,7 +17,8 @@ namespace polylora {
 
 struct ServedBase;
 
-/// Thread-safe. Reads a folder when its adapter is first asked for, and again after kMaxTexts others.
+/// Thread-safe. Reads a folder when its adapter is first asked for, and again after kMaxTexts others:
+/// tokenizers of megabytes, so not on an HTTP thread.
 class AdapterTexts {
  public:
   static constexpr size_t kMaxTexts = 4096;
@@ -29,9 +30,14 @@ class AdapterTexts {
   std::shared_ptr<const ServedBase> find(const ServedBase& base, const ServerOptions& options,
                                          const AdapterLease& adapter);
 
+  /// Whether find() would answer without reading files.
+  bool is_read(const AdapterLease& adapter) const;
+
  private:
+  bool may_have_own(const AdapterLease& adapter) const;
+
   const AdapterTextLoader load_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::unordered_map<uint64_t, std::shared_ptr<const ServedBase>> by_generation_;  // null: nothing of its own
 };
 

@@ -44,14 +44,15 @@ std::shared_ptr<grammar::CompiledGrammar> GrammarCache::find(const std::string& 
   return entries_.front().second;
 }
 
-/// Special tokens are no text: a grammar never allows them.
 std::shared_ptr<const grammar::TokenTrie> GrammarCache::trie() {
-  std::call_once(trie_made_, [this] {
-    trie_ = std::make_shared<grammar::TokenTrie>(tokenizer_->vocab_size(), [this](int32_t id) {
-      return tokenizer_->is_special(id) ? std::string() : tokenizer_->token_bytes(id);
-    });
-  });
+  std::call_once(trie_made_, [this] { trie_ = make_token_trie(*tokenizer_); });
   return trie_;
+}
+
+std::shared_ptr<const grammar::TokenTrie> make_token_trie(const Tokenizer& tokenizer) {
+  return std::make_shared<grammar::TokenTrie>(tokenizer.vocab_size(), [&tokenizer](int32_t id) {
+    return tokenizer.is_special(id) ? std::string() : tokenizer.token_bytes(id);
+  });
 }
 
 std::shared_ptr<TokenConstraint> make_constraint(std::shared_ptr<grammar::CompiledGrammar> grammar) {

@@ -38,6 +38,9 @@ class GrammarCache {
   std::list<Entry> entries_;  // the last used first
 };
 
+/// The texts of its tokens. Special tokens are no text: a grammar never allows them.
+std::shared_ptr<const grammar::TokenTrie> make_token_trie(const Tokenizer& tokenizer);
+
 /// A request's own state in a grammar.
 std::shared_ptr<TokenConstraint> make_constraint(std::shared_ptr<grammar::CompiledGrammar> grammar);
 

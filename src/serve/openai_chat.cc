@@ -7,9 +7,7 @@ namespace polylora {
 
 namespace {
 
-GenerationPlan plan_chat(const ServeContext& context, const HttpRequest& http) {
-  require_json_content_type(http.headers.get("content-type"));
-  const Json body = parse_json_body(http.body);
+GenerationPlan plan_chat(const ServeContext& context, const HttpRequest& http, const Json& body) {
   const ChatRequest request = parse_chat_request(body, rules_for(context, body));
   GenerationPlan plan = begin_plan(context, request, http, "chatcmpl-");
   const ServedBase& base = *plan.model.base;
@@ -33,8 +31,8 @@ GenerationPlan plan_chat(const ServeContext& context, const HttpRequest& http) {
 
 void add_chat_routes(Router& router, ServeContext& context) {
   router.add("POST", "/v1/chat/completions", [&context](const std::shared_ptr<Exchange>& exchange) {
-    prepare_answer(context, exchange, [&context, exchange] {
-      auto plan = std::make_shared<GenerationPlan>(plan_chat(context, exchange->request()));
+    prepare_answer(context, exchange, [&context, exchange](const Json& body) {
+      auto plan = std::make_shared<GenerationPlan>(plan_chat(context, exchange->request(), body));
       exchange->post([&context, exchange, plan] { start_generation(context, exchange, std::move(*plan)); });
     });
   });

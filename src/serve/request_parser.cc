@@ -163,15 +163,14 @@ ChatRequest parse_chat_request(const Json& body, const RequestRules& rules) {
   return request;
 }
 
-TokenizeRequest parse_tokenize_request(std::string_view body) {
-  const Json json = parse_json_body(body);
-  FieldReader fields(json);
+TokenizeRequest parse_tokenize_request(const Json& body) {
+  FieldReader fields(body);
   TokenizeRequest request;
   request.model = fields.string("model").value_or("");
   request.prompt = fields.string("prompt");
   request.add_special_tokens = fields.boolean("add_special_tokens");
   request.return_token_strs = fields.boolean("return_token_strs").value_or(false);
-  if (!json.contains("messages")) {
+  if (!body.contains("messages")) {
     fields.require("prompt");
   } else {
     read_messages(fields, request.chat);
@@ -182,9 +181,8 @@ TokenizeRequest parse_tokenize_request(std::string_view body) {
   return request;
 }
 
-DetokenizeRequest parse_detokenize_request(std::string_view body) {
-  const Json json = parse_json_body(body);
-  FieldReader fields(json);
+DetokenizeRequest parse_detokenize_request(const Json& body) {
+  FieldReader fields(body);
   DetokenizeRequest request;
   request.model = fields.string("model").value_or("");
   fields.require("tokens");

@@ -93,7 +93,7 @@ struct DetokenizeRequest {
   std::string model;
   std::vector<int32_t> tokens;
 };
-TokenizeRequest parse_tokenize_request(std::string_view body);
-DetokenizeRequest parse_detokenize_request(std::string_view body);
+TokenizeRequest parse_tokenize_request(const Json& body);
+DetokenizeRequest parse_detokenize_request(const Json& body);
 
 }  // namespace polylora

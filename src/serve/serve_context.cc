@@ -69,6 +69,27 @@ std::vector<WeightedName> split_stack(std::string_view joined) {
   return names;
 }
 
+/// The adapter whose text side a request with this `model` is read by; null: the base model's.
+AdapterLease text_adapter(const ServeContext& context, const std::string& name) {
+  AdapterLease lease = context.registry.lease(name);
+  return lease != nullptr ? lease : context.registry.lease(name.substr(0, name.find('+')));
+}
+
+std::string string_member(const Json& object, const char* name) {
+  const auto found = object.find(name);
+  return found != object.end() && found->is_string() ? found->get<std::string>() : "";
+}
+
+/// Whether answering needs files of an adapter that were not read yet. One adapter alone in `adapters` speaks
+/// for itself, several as the base model does.
+bool reads_files(const ServeContext& context, const Json& body) {
+  if (!context.texts.is_read(text_adapter(context, string_member(body, "model")))) return true;
+  const auto adapters = body.find("adapters");
+  if (adapters == body.end() || !adapters->is_array() || adapters->size() != 1) return false;
+  const Json& only = adapters->front();
+  return only.is_object() && !context.texts.is_read(context.registry.lease(string_member(only, "name")));
+}
+
 }  // namespace
 
 const ServedBase* find_base(const ServeContext& context, const std::string& name) {
@@ -99,11 +120,9 @@ ModelChoice choose_model(const ServeContext& context, const std::string& name,
 }
 
 RequestRules rules_for(const ServeContext& context, const Json& body) {
-  const auto model = body.find("model");
-  const std::string name = model != body.end() && model->is_string() ? model->get<std::string>() : "";
+  const std::string name = string_member(body, "model");
   if (const ServedBase* base = find_base(context, name)) return base->rules;
-  AdapterLease lease = context.registry.lease(name);
-  if (lease == nullptr) lease = context.registry.lease(name.substr(0, name.find('+')));
+  const AdapterLease lease = text_adapter(context, name);
   if (lease == nullptr) return context.bases.front().rules;
   const ServedBase& base = base_of(context, lease);
   const std::shared_ptr<const ServedBase> own = context.texts.find(base, context.options, lease);
@@ -111,12 +130,19 @@ RequestRules rules_for(const ServeContext& context, const Json& body) {
 }
 
 void prepare_answer(ServeContext& context, const std::shared_ptr<Exchange>& exchange,
-                    std::function<void()> work) {
-  auto guarded = [exchange, work = std::move(work)] { answer_errors(exchange, work); };
-  if (exchange->request().body.size() <= kInlineBodyBytes)
-    guarded();
-  else
-    context.run_computing(std::move(guarded));
+                    std::function<void(const Json& body)> work) {
+  const HttpRequest& http = exchange->request();
+  require_json_content_type(http.headers.get("content-type"));
+  if (http.body.size() > kInlineBodyBytes) {
+    context.run_computing([exchange, work = std::move(work)] {
+      answer_errors(exchange, [&] { work(parse_json_body(exchange->request().body)); });
+    });
+    return;
+  }
+  const auto body = std::make_shared<const Json>(parse_json_body(http.body));
+  if (!reads_files(context, *body)) return work(*body);
+  context.run_computing(
+      [exchange, body, work = std::move(work)] { answer_errors(exchange, [&] { work(*body); }); });
 }
 
 }  // namespace polylora

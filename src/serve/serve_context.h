@@ -42,7 +42,7 @@ struct ServeContext {
   std::atomic<int> load{0};  // generation requests being served
   /// Runs work that reads disks (adapter loads), one at a time, away from the HTTP threads.
   std::function<void(std::function<void()>)> run_loading;
-  /// Runs work that only computes, away from the HTTP threads.
+  /// Runs work that computes and reads an adapter's texts, away from the HTTP threads.
   std::function<void(std::function<void()>)> run_computing;
 };
 
@@ -71,9 +71,11 @@ const ServedBase* find_base(const ServeContext& context, const std::string& name
 /// Bodies above this many bytes are parsed and tokenized off the HTTP threads.
 inline constexpr size_t kInlineBodyBytes = 16 * 1024;
 
-/// Runs `work` here or, when the body is large, on a computing thread. What it throws becomes the answer.
+/// Gives the request's JSON body to `work`, here or, when the body is large or what its adapter's folder says
+/// about text was not read yet, on a computing thread. What `work` throws becomes the answer. Throws for a
+/// body that is no JSON.
 void prepare_answer(ServeContext& context, const std::shared_ptr<Exchange>& exchange,
-                    std::function<void()> work);
+                    std::function<void(const Json& body)> work);
 
 // Each adds its routes; `context` outlives the router.
 void add_completions_routes(Router& router, ServeContext& context);

@@ -15,9 +15,8 @@ std::vector<int32_t> tokenize(const ServedBase& base, const TokenizeRequest& req
                           request.add_special_tokens.value_or(base.model.add_special_tokens));
 }
 
-std::string answer_tokenize(const ServeContext& context, const HttpRequest& http) {
-  require_json_content_type(http.headers.get("content-type"));
-  const TokenizeRequest request = parse_tokenize_request(http.body);
+Json answer_tokenize(const ServeContext& context, const Json& body) {
+  const TokenizeRequest request = parse_tokenize_request(body);
   const ServedBase& base = *choose_model(context, request.model).base;
   const std::vector<int32_t> ids = tokenize(base, request);
   Json strings;
@@ -25,37 +24,36 @@ std::string answer_tokenize(const ServeContext& context, const HttpRequest& http
     strings = Json::array();
     for (const int32_t id : ids) strings.push_back(base.model.tokenizer->token_string(id));
   }
-  Json body;
-  body["count"] = ids.size();
-  body["max_model_len"] = base.engine.options().max_model_len;
-  body["tokens"] = ids;
-  body["token_strs"] = std::move(strings);
-  return dump_json(body);
+  Json answer;
+  answer["count"] = ids.size();
+  answer["max_model_len"] = base.engine.options().max_model_len;
+  answer["tokens"] = ids;
+  answer["token_strs"] = std::move(strings);
+  return answer;
 }
 
-std::string answer_detokenize(const ServeContext& context, const HttpRequest& http) {
-  require_json_content_type(http.headers.get("content-type"));
-  const DetokenizeRequest request = parse_detokenize_request(http.body);
+Json answer_detokenize(const ServeContext& context, const Json& body) {
+  const DetokenizeRequest request = parse_detokenize_request(body);
   const Tokenizer& tokenizer = require_tokenizer(*choose_model(context, request.model).base);
   for (const int32_t id : request.tokens)
     if (id < 0 || id >= tokenizer.vocab_size())
       fail_parameter("tokens", fmt::format("token id {} is out of the vocabulary.", id), std::to_string(id));
-  Json body;
-  body["prompt"] = tokenizer.decode(request.tokens, false);
-  return dump_json(body);
+  Json answer;
+  answer["prompt"] = tokenizer.decode(request.tokens, false);
+  return answer;
 }
 
 }  // namespace
 
 void add_tokenize_routes(Router& router, ServeContext& context) {
   router.add("POST", "/tokenize", [&context](const std::shared_ptr<Exchange>& exchange) {
-    prepare_answer(context, exchange, [&context, exchange] {
-      exchange->respond(json_answer(answer_tokenize(context, exchange->request())));
+    prepare_answer(context, exchange, [&context, exchange](const Json& body) {
+      exchange->respond(json_answer(dump_json(answer_tokenize(context, body))));
     });
   });
   router.add("POST", "/detokenize", [&context](const std::shared_ptr<Exchange>& exchange) {
-    prepare_answer(context, exchange, [&context, exchange] {
-      exchange->respond(json_answer(answer_detokenize(context, exchange->request())));
+    prepare_answer(context, exchange, [&context, exchange](const Json& body) {
+      exchange->respond(json_answer(dump_json(answer_detokenize(context, body))));
     });
   });
 }

@@ -3,58 +3,16 @@
 import datetime
 import hashlib
 import hmac
-import http.server
 import json
 import re
-import threading
 import urllib.parse
+
+from loopback import LoopbackServer, reply
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-class Threaded:
-    """An HTTP server for the length of a `with` block. Requests are in .seen as (method, path, headers)."""
-
-    def __init__(self):
-        outer = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_):
-                pass
-
-            def do_GET(self):
-                outer.seen.append((self.command, self.path, self.headers))
-                outer.answer(self)
-
-            do_HEAD = do_GET
-
-        self.seen = []
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-
-    @staticmethod
-    def reply(request, status, body=b"", headers=None):
-        request.send_response(status)
-        for name, value in (headers or {}).items():
-            request.send_header(name, value)
-        if "Content-Length" not in (headers or {}):
-            request.send_header("Content-Length", str(len(body)))
-        request.end_headers()
-        if request.command != "HEAD":
-            request.wfile.write(body)
-
-
-class FileHost(Threaded):
+class FileHost(LoopbackServer):
     """Where large files lie: by SHA-256, with ranges. `break_after`: bytes after which each answer is cut off."""
 
     def __init__(self):
@@ -70,14 +28,14 @@ class FileHost(Threaded):
         part = data[begin:]
         headers = {"Content-Length": str(len(part)), "Content-Range": f"bytes {begin}-{len(data) - 1}/{len(data)}"}
         if self.break_after is not None and len(part) > self.break_after:
-            self.reply(request, 206 if begin else 200, part[:self.break_after], headers)
+            reply(request, 206 if begin else 200, part[:self.break_after], headers)
             request.wfile.flush()
             request.close_connection = True
             return
-        self.reply(request, 206 if begin else 200, part, headers)
+        reply(request, 206 if begin else 200, part, headers)
 
 
-class FakeHub(Threaded):
+class FakeHub(LoopbackServer):
     """repos: {"org/name": {file: bytes}}; those in `gated` want the token."""
 
     def __init__(self, host, repos, token=None, gated=()):
@@ -92,14 +50,14 @@ class FakeHub(Threaded):
             return self.list_files(request, *found.groups())
         if found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([0-9a-f]{40})/(.+)", path):
             return self.send_file(request, *found.groups())
-        return self.reply(request, 404)
+        return reply(request, 404)
 
     def is_refused(self, request, repo):
         if repo not in self.repos:
-            self.reply(request, 401, headers={"X-Error-Code": "RepoNotFound"})
+            reply(request, 401, headers={"X-Error-Code": "RepoNotFound"})
             return True
         if repo in self.gated and request.headers.get("Authorization") != f"Bearer {self.token}":
-            self.reply(request, 401, headers={"X-Error-Code": "GatedRepo"})
+            reply(request, 401, headers={"X-Error-Code": "GatedRepo"})
             return True
         return False
 
@@ -107,11 +65,11 @@ class FakeHub(Threaded):
         if self.is_refused(request, repo):
             return
         if revision not in self.revisions:
-            self.reply(request, 404, headers={"X-Error-Code": "RevisionNotFound"})
+            reply(request, 404, headers={"X-Error-Code": "RevisionNotFound"})
             return
         listing = {"id": repo, "sha": self.revisions[revision],
                    "siblings": [{"rfilename": name} for name in self.repos[repo]]}
-        self.reply(request, 200, json.dumps(listing).encode())
+        reply(request, 200, json.dumps(listing).encode())
 
     def send_file(self, request, repo, commit, name):
         if self.is_refused(request, repo):
@@ -120,15 +78,15 @@ class FakeHub(Threaded):
         if name.endswith((".safetensors", ".gguf")):
             digest = hashlib.sha256(data).hexdigest()
             self.host.files[digest] = data
-            self.reply(request, 302, headers={"Location": f"{self.host.url}/{digest}", "X-Repo-Commit": commit,
+            reply(request, 302, headers={"Location": f"{self.host.url}/{digest}", "X-Repo-Commit": commit,
                                               "X-Linked-Etag": f'"{self.lies.get(name, digest)}"',
                                               "X-Linked-Size": str(len(data))})
             return
         digest = hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
-        self.reply(request, 200, data, {"ETag": f'"{self.lies.get(name, digest)}"', "X-Repo-Commit": commit})
+        reply(request, 200, data, {"ETag": f'"{self.lies.get(name, digest)}"', "X-Repo-Commit": commit})
 
 
-class FakeS3(Threaded):
+class FakeS3(LoopbackServer):
     """objects: {"bucket/key": bytes}. Requests must be signed for this identity (AWS Signature Version 4)."""
 
     def __init__(self, objects, access_key_id, secret, region="eu-test-1"):
@@ -163,6 +121,6 @@ class FakeS3(Threaded):
 
     def answer(self, request):
         if not self.is_signed(request):
-            return self.reply(request, 403)
+            return reply(request, 403)
         data = self.objects.get(urllib.parse.unquote(request.path).strip("/"))
-        return self.reply(request, 404) if data is None else self.reply(request, 200, data)
+        return reply(request, 404) if data is None else reply(request, 200, data)

@@ -2,7 +2,9 @@
 alone."""
 
 import json
+import os
 import shutil
+import threading
 
 import pytest
 from harness import DEFAULT_MODEL, Server, read_safetensors, write_adapter, write_safetensors
@@ -103,3 +105,25 @@ def test_a_broken_template_fails_its_requests_only(server, tmp_path):
     assert status in (400, 500) and "chat template" in json.dumps(answer)
     status, _ = server.request("POST", "/v1/chat/completions", {"model": "plain", "messages": MESSAGES, "max_tokens": 2})
     assert status == 200
+
+
+def test_nobody_waits_for_files_of_another(server, tmp_path):
+    """Opening a FIFO for reading waits for a writer: so long do the adapter's own requests, and they alone."""
+    slow = write_adapter(tmp_path / "slow", seed=2)
+    os.mkfifo(slow / "chat_template.jinja")
+    server.post("/v1/load_lora_adapter", lora_name="slow", lora_path=str(slow))
+    tokenize(server, model="plain", prompt="read already")
+    answers = []
+    body = {"model": "slow", "prompt": "Hello"}
+    waiting = threading.Thread(target=lambda: answers.append(server.request("POST", "/tokenize", body)))
+    waiting.start()
+    try:
+        for name in ("base", "plain"):
+            assert server.complete(model=name, prompt="Hello", max_tokens=2)["text"] is not None
+        assert server.request("GET", "/health")[0] == 200
+        assert waiting.is_alive() and not answers
+    finally:
+        os.close(os.open(slow / "chat_template.jinja", os.O_WRONLY))
+        waiting.join()
+    (status, answer), = answers
+    assert status >= 400 and "chat_template.jinja" in json.dumps(answer)

@@ -1,14 +1,13 @@
 """`polylora bench serve` as a user runs it: against our server, and against servers that misbehave."""
 
-import http.server
 import json
 import re
 import subprocess
-import threading
 import time
 
 import pytest
 from harness import BINARY, DATA, Server
+from loopback import LoopbackServer, reply
 
 TINY = DATA / "models" / "llama_bf16_tied"
 VOCABULARY = json.loads((TINY / "config.json").read_text())["vocab_size"]
@@ -26,59 +25,37 @@ def figures(done):
     return {label: float(value) for label, value in re.findall(r"^(\S.*?):\s+([\d.]+)\s*$", done.stdout, re.MULTILINE)}
 
 
-class FakeServer:
-    """Answers /v1/completions with the given raw pieces, chunked, or as `answer` of a request says."""
+class FakeServer(LoopbackServer):
+    """Answers /v1/completions with the given raw pieces, chunked, or as `answer_to` a body says."""
 
-    def __init__(self, pieces=(), status=200, cut=False, answer=None):
-        fake = self
-        self.bodies, self.headers = [], []
+    def __init__(self, pieces=(), status=200, cut=False, answer_to=None):
+        super().__init__()
+        self.answer_to = answer_to or (lambda body: pieces)
+        self.status, self.cut = status, cut
+        self.bodies = []
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+    def answer(self, request):
+        if request.command == "GET":
+            return reply(request, 200, json.dumps({"data": [{"id": "fake/first"}, {"id": "second"}]}).encode())
+        body = json.loads(request.rfile.read(int(request.headers["Content-Length"])))
+        self.bodies.append(body)
+        if self.status != 200:
+            return reply(request, self.status, json.dumps({"error": {"message": "not\nnow"}}).encode())
+        self.stream(request, self.answer_to(body))
 
-            def log_message(self, *_):
-                pass
-
-            def do_GET(self):
-                self.whole(200, {"data": [{"id": "fake/first"}, {"id": "second"}]})
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                fake.bodies.append(body)
-                fake.headers.append(dict(self.headers))
-                current = answer(body) if answer else pieces
-                if status != 200:
-                    return self.whole(status, {"error": {"message": "not\nnow"}})
-                self.send_response(200)
-                self.send_header("Content-Type", "text/event-stream")
-                self.send_header("Transfer-Encoding", "chunked")
-                self.end_headers()
-                for piece in current:
-                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
-                    self.wfile.flush()
-                    time.sleep(0.002)
-                if cut:
-                    self.close_connection = True
-                    return self.wfile.flush()
-                self.wfile.write(b"0\r\n\r\n")
-
-            def whole(self, code, answer):
-                text = json.dumps(answer).encode()
-                self.send_response(code)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self):
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
+    def stream(self, request, pieces):
+        request.send_response(200)
+        request.send_header("Content-Type", "text/event-stream")
+        request.send_header("Transfer-Encoding", "chunked")
+        request.end_headers()
+        for piece in pieces:
+            request.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            request.wfile.flush()
+            time.sleep(0.002)
+        if self.cut:
+            request.close_connection = True
+            return
+        request.wfile.write(b"0\r\n\r\n")
 
 
 def chunk(text, finish=None):
@@ -150,7 +127,8 @@ def test_requests_are_what_was_asked_for(tmp_path):
         assert first == {"model": "fake/first", "prompt": "first", "max_tokens": 11, "stream": True,
                          "stream_options": {"include_usage": True}, "top_k": 5, "min_p": 0.1, "custom": [1]}
         assert second["prompt"] == "second"
-        assert fake.headers[1]["X-Team"] == "blue" and fake.headers[1]["X-Request-Id"] == "run-1"
+        headers = [headers for method, _, headers in fake.seen if method == "POST"]
+        assert headers[1]["X-Team"] == "blue" and headers[1]["X-Request-Id"] == "run-1"
         fake.bodies.clear()
         bench("--base-url", fake.url, "--backend", "vllm", *SHORT, "--served-model-name", "s", "--seed", 3)
         bench("--base-url", fake.url, "--backend", "vllm", *SHORT, "--served-model-name", "s", "--seed", 3)
@@ -204,7 +182,7 @@ def test_some_requests_failing_is_counted():
     def answer(body):
         return GOOD if body["model"] == "good" else [b'data: {"error":"bad adapter"}\n\n']
 
-    with FakeServer(answer=answer) as fake:
+    with FakeServer(answer_to=answer) as fake:
         done = bench("--base-url", fake.url, *SHORT, "--num-prompts", 6, "--lora-modules", "good", "bad",
                      "--lora-assignment", "round-robin")
         assert figures(done)["Successful requests"] == 3 and figures(done)["Failed requests"] == 3

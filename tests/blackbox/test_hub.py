@@ -5,8 +5,9 @@ import os
 import pathlib
 
 import pytest
-from fake_hub import COMMIT, FakeHub, FakeS3, FileHost, Threaded
+from fake_hub import COMMIT, FakeHub, FakeS3, FileHost
 from harness import Server
+from loopback import LoopbackServer, reply
 from quantised import write_gguf_models, write_models, write_small_adapter
 from training import binary
 
@@ -220,7 +221,7 @@ def test_requests_load_only_from_what_is_allowed(hub, parts, tmp_path):
         assert first_token(server, "a")
 
 
-class Files(Threaded):
+class Files(LoopbackServer):
     def __init__(self, files):
         super().__init__()
         self.files = files
@@ -228,8 +229,8 @@ class Files(Threaded):
     def answer(self, request):
         data = self.files.get(request.path)
         if data == "redirect":
-            return self.reply(request, 302, headers={"Location": "http://169.254.169.254/"})
-        return self.reply(request, 404) if data is None else self.reply(request, 200, data)
+            return reply(request, 302, headers={"Location": "http://169.254.169.254/"})
+        return reply(request, 404) if data is None else reply(request, 200, data)
 
 
 def test_an_adapter_from_a_url(hub, parts, tmp_path):

@@ -57,7 +57,7 @@ class StretchQueue {
   }
 
  private:
-  struct Range {
+  struct alignas(8) Range {  // exchanged as one word
     int32_t begin = 0;
     int32_t end = 0;
   };

@@ -24,12 +24,6 @@ void read_rows(Backend& backend, const Weight& w, int64_t begin, Mat out) {
   backend.embed(out, w, ids);
 }
 
-WeightSource rows_of(ConstMat rows) {
-  WeightSource source{.cols = rows.cols, .rows = {}};
-  for (int64_t r = 0; r < rows.rows; ++r) source.rows.push_back({rows.row(r), DType::kF32});
-  return source;
-}
-
 std::vector<float> read_adapter_tensor(const AdapterFile& adapter, const StoredTensor& tensor) {
   std::vector<std::byte> room;
   const TensorView view = tensor.read(DType::kF32, room);

@@ -16,9 +16,6 @@ namespace polylora {
 /// Rows [begin, begin + out.rows) of w as floats.
 void read_rows(Backend& backend, const Weight& w, int64_t begin, Mat out);
 
-/// f32 rows as something to pack; they must outlive the packing.
-WeightSource rows_of(ConstMat rows);
-
 /// A or B of an adapter's pair as floats [rows * cols]. Throws kDataCorrupt, naming the adapter, for NaN or
 /// infinity: one would spread to every weight that it meets.
 std::vector<float> read_adapter_tensor(const AdapterFile& adapter, const StoredTensor& tensor);

@@ -1,12 +1,11 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <fstream>
 #include <string>
 
 #include "base/error.h"
 #include "cli/fleet.h"
-#include "cli/serve_flags.h"
+#include "cli/serve_command_line.h"
 
 namespace polylora {
 namespace {
@@ -14,34 +13,18 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-ServeFlags parse_file(const std::string& path, Arguments arguments = {}) {
-  arguments.insert(arguments.end(), {"--config", path});
-  ServeFlags values;
-  FlagSet flags("serve", "test");
-  add_serve_flags(flags, values);
-  EXPECT_TRUE(flags.parse(arguments));
-  values.resolve();
-  return values;
-}
-
-ServeFlags parse(const std::string& yaml, const Arguments& arguments = {}) {
-  const std::string path = ::testing::TempDir() + "polylora_fleet_test.yaml";
-  std::ofstream(path) << yaml;
-  return parse_file(path, arguments);
+ServeFlags parse(const std::string& yaml) {
+  const testing::ConfigFile file(yaml);
+  return testing::parse_serve({"--config", file.path()});
 }
 
 std::string refusal(const std::string& yaml) {
-  try {
-    parse(yaml);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    return error.what();
-  }
-  return "accepted";
+  const testing::ConfigFile file(yaml);
+  return testing::serve_refusal({"--config", file.path()});
 }
 
 TEST(FleetFlags, WhatABaseDoesNotSayIsAsForAll) {
-  const ServeFlags flags = parse(R"(
+  const testing::ConfigFile file(R"(
 max-num-seqs: 7
 enable-prefix-caching: no
 kv-cache-memory: 1G
@@ -54,8 +37,8 @@ bases:
     max_num_seqs: 9
     enable-prefix-caching: true
     kv-cache-memory: 64M
-)",
-                                 {"--max-num-batched-tokens", "33"});
+)");
+  const ServeFlags flags = testing::parse_serve({"--max-num-batched-tokens", "33", "--config", file.path()});
   EXPECT_EQ(flags.server.port, 1234);
   ASSERT_EQ(flags.served.size(), 2u);
   const BaseFlags &a = flags.served[0], &b = flags.served[1];
@@ -74,7 +57,8 @@ bases:
 }
 
 TEST(FleetFlags, TheExampleIsOne) {
-  const ServeFlags flags = parse_file(POLYLORA_TEST_DATA "/../../examples/fleet.yaml");
+  const ServeFlags flags =
+      testing::parse_serve({"--config", POLYLORA_TEST_DATA "/../../examples/fleet.yaml"});
   EXPECT_THAT(base_names(flags), ElementsAre("small", "exact"));
   EXPECT_EQ(fleet_modules(flags).size(), 3u);
 }

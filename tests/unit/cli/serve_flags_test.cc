@@ -4,49 +4,21 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
-#include <filesystem>
-#include <fstream>
 #include <string>
 
-#include "base/error.h"
+#include "cli/serve_command_line.h"
 
 namespace polylora {
 namespace {
 
-ServeFlags parse(const Arguments& arguments) {
-  ServeFlags values;
-  FlagSet flags("serve", "test");
-  add_serve_flags(flags, values);
-  EXPECT_TRUE(flags.parse(arguments));
-  values.resolve();
-  return values;
-}
-
-std::string refusal(const Arguments& arguments) {
-  try {
-    parse(arguments);
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kInvalidArgument);
-    return error.what();
-  }
-  return "accepted";
-}
-
-/// A file that is removed with the object.
-class ConfigFile {
- public:
-  explicit ConfigFile(const std::string& text) : path_(testing::TempDir() + "polylora_flags_test.yaml") {
-    std::ofstream(path_) << text;
-  }
-  ~ConfigFile() { std::filesystem::remove(path_); }
-  const std::string& path() const { return path_; }
-
- private:
-  std::string path_;
-};
+using ::testing::AllOf;
+using testing::ConfigFile;
+using ::testing::HasSubstr;
+using testing::parse_serve;
+using testing::serve_refusal;
 
 TEST(ServeFlags, DefaultsAreThoseOfTheStructs) {
-  const ServeFlags flags = parse({"m"});
+  const ServeFlags flags = parse_serve({"m"});
   EXPECT_EQ(flags.load.model, "m");
   EXPECT_EQ(flags.served_model_name, std::vector<std::string>{"m"});
   EXPECT_EQ(flags.engine.max_num_seqs, EngineOptions{}.max_num_seqs);
@@ -58,35 +30,35 @@ TEST(ServeFlags, DefaultsAreThoseOfTheStructs) {
 }
 
 TEST(ServeFlags, ReadsACommandLineWrittenForVllm) {
-  const ServeFlags flags = parse({"m",
-                                  "--enable-lora",
-                                  "--lora-modules",
-                                  "a=/a",
-                                  "b=/b",
-                                  "--max_loras=4",
-                                  "--max-cpu-loras",
-                                  "8",
-                                  "--max-model-len",
-                                  "4K",
-                                  "--kv-cache-memory-bytes",
-                                  "1G",
-                                  "--no-enable-prefix-caching",
-                                  "--port",
-                                  "0",
-                                  "--served-model-name",
-                                  "x",
-                                  "y",
-                                  "-tp",
-                                  "2",
-                                  "--trust-remote-code",
-                                  "--gpu-memory-utilization=0.5",
-                                  "--api-key",
-                                  "k1",
-                                  "--api-key",
-                                  "k2",
-                                  "--disable-uvicorn-access-log",
-                                  "--dtype",
-                                  "float32"});
+  const ServeFlags flags = parse_serve({"m",
+                                        "--enable-lora",
+                                        "--lora-modules",
+                                        "a=/a",
+                                        "b=/b",
+                                        "--max_loras=4",
+                                        "--max-cpu-loras",
+                                        "8",
+                                        "--max-model-len",
+                                        "4K",
+                                        "--kv-cache-memory-bytes",
+                                        "1G",
+                                        "--no-enable-prefix-caching",
+                                        "--port",
+                                        "0",
+                                        "--served-model-name",
+                                        "x",
+                                        "y",
+                                        "-tp",
+                                        "2",
+                                        "--trust-remote-code",
+                                        "--gpu-memory-utilization=0.5",
+                                        "--api-key",
+                                        "k1",
+                                        "--api-key",
+                                        "k2",
+                                        "--disable-uvicorn-access-log",
+                                        "--dtype",
+                                        "float32"});
   EXPECT_TRUE(flags.server.enable_lora);
   EXPECT_EQ(flags.lora_modules, (std::vector<std::string>{"a=/a", "b=/b"}));
   EXPECT_EQ(flags.engine.max_loras, 4);
@@ -103,40 +75,39 @@ TEST(ServeFlags, ReadsACommandLineWrittenForVllm) {
 }
 
 TEST(ServeFlags, KvCacheDtype) {
-  EXPECT_EQ(parse({"m", "--kv-cache-dtype", "int8"}).engine.kv_cache_dtype, DType::kI8);
-  EXPECT_EQ(parse({"m", "--kv-cache-dtype", "int8", "--dtype", "float32"}).engine.kv_cache_dtype, DType::kI8);
-  EXPECT_EQ(parse({"m", "--kv-cache-dtype", "bfloat16", "--dtype", "float32"}).engine.kv_cache_dtype,
+  EXPECT_EQ(parse_serve({"m", "--kv-cache-dtype", "int8"}).engine.kv_cache_dtype, DType::kI8);
+  EXPECT_EQ(parse_serve({"m", "--kv-cache-dtype", "int8", "--dtype", "float32"}).engine.kv_cache_dtype,
+            DType::kI8);
+  EXPECT_EQ(parse_serve({"m", "--kv-cache-dtype", "bfloat16", "--dtype", "float32"}).engine.kv_cache_dtype,
             DType::kBf16);
-  EXPECT_THAT(refusal({"m", "--kv-cache-dtype", "fp8"}),
-              testing::AllOf(testing::HasSubstr("'fp8'"), testing::HasSubstr("int8")));
+  EXPECT_THAT(serve_refusal({"m", "--kv-cache-dtype", "fp8"}), AllOf(HasSubstr("'fp8'"), HasSubstr("int8")));
 }
 
 TEST(ServeFlags, TheLastOneWins) {
-  EXPECT_EQ(parse({"m", "--port", "1", "--port=2"}).server.port, 2);
-  EXPECT_TRUE(parse({"m", "--no-enable-lora", "--enable-lora"}).server.enable_lora);
+  EXPECT_EQ(parse_serve({"m", "--port", "1", "--port=2"}).server.port, 2);
+  EXPECT_TRUE(parse_serve({"m", "--no-enable-lora", "--enable-lora"}).server.enable_lora);
 }
 
 TEST(ServeFlags, MaxModelLenAuto) {
-  EXPECT_TRUE(parse({"m", "--max-model-len", "auto"}).fit_max_model_len);
-  EXPECT_TRUE(parse({"m", "--max-model-len", "-1"}).fit_max_model_len);
-  EXPECT_TRUE(parse({"m", "--max-model-len=-1"}).fit_max_model_len);
+  EXPECT_TRUE(parse_serve({"m", "--max-model-len", "auto"}).fit_max_model_len);
+  EXPECT_TRUE(parse_serve({"m", "--max-model-len", "-1"}).fit_max_model_len);
+  EXPECT_TRUE(parse_serve({"m", "--max-model-len=-1"}).fit_max_model_len);
 }
 
 TEST(ServeFlags, RefusalsSayWhatToDo) {
-  EXPECT_THAT(refusal({"m", "--max-lora-ranks", "8"}), testing::HasSubstr("did you mean --max-lora-rank?"));
-  EXPECT_THAT(refusal({"m", "--hf-overrides", "{}"}), testing::HasSubstr("config.json"));
-  EXPECT_THAT(refusal({"m", "--quantization", "awq"}), testing::HasSubstr("q8, q4"));
-  EXPECT_THAT(refusal({"m", "--block-size", "32"}), testing::HasSubstr("16"));
-  EXPECT_THAT(refusal({"m", "--port", "70000"}), testing::HasSubstr("65535"));
-  EXPECT_THAT(refusal({"m", "--max-num-seqs", "0"}), testing::HasSubstr("at least 1"));
-  EXPECT_THAT(refusal({"m", "--max-num-seqs", "many"}), testing::HasSubstr("'many'"));
-  EXPECT_THAT(refusal({"m", "--max-num-seqs"}), testing::HasSubstr("--max-num-seqs"));
-  EXPECT_THAT(refusal({"m", "--max-loras", "4", "--max-cpu-loras", "2"}),
-              testing::HasSubstr(">= --max-loras"));
-  EXPECT_THAT(refusal({"m", "--ssl-keyfile", "k"}), testing::HasSubstr("--ssl-certfile"));
-  EXPECT_THAT(refusal({}), testing::HasSubstr("MODEL"));
-  EXPECT_THAT(refusal({"m", "second"}), testing::HasSubstr("second"));
-  EXPECT_EQ(refusal({"m", "--lora-modules", "a=/a"}),
+  EXPECT_THAT(serve_refusal({"m", "--max-lora-ranks", "8"}), HasSubstr("did you mean --max-lora-rank?"));
+  EXPECT_THAT(serve_refusal({"m", "--hf-overrides", "{}"}), HasSubstr("config.json"));
+  EXPECT_THAT(serve_refusal({"m", "--quantization", "awq"}), HasSubstr("q8, q4"));
+  EXPECT_THAT(serve_refusal({"m", "--block-size", "32"}), HasSubstr("16"));
+  EXPECT_THAT(serve_refusal({"m", "--port", "70000"}), HasSubstr("65535"));
+  EXPECT_THAT(serve_refusal({"m", "--max-num-seqs", "0"}), HasSubstr("at least 1"));
+  EXPECT_THAT(serve_refusal({"m", "--max-num-seqs", "many"}), HasSubstr("'many'"));
+  EXPECT_THAT(serve_refusal({"m", "--max-num-seqs"}), HasSubstr("--max-num-seqs"));
+  EXPECT_THAT(serve_refusal({"m", "--max-loras", "4", "--max-cpu-loras", "2"}), HasSubstr(">= --max-loras"));
+  EXPECT_THAT(serve_refusal({"m", "--ssl-keyfile", "k"}), HasSubstr("--ssl-certfile"));
+  EXPECT_THAT(serve_refusal({}), HasSubstr("MODEL"));
+  EXPECT_THAT(serve_refusal({"m", "second"}), HasSubstr("second"));
+  EXPECT_EQ(serve_refusal({"m", "--lora-modules", "a=/a"}),
             "LoRA is not enabled. Use --enable-lora to enable LoRA.");
 }
 
@@ -152,44 +123,44 @@ TEST(ServeFlags, ConfigFileHoldsFlagsAndTheCommandLineWins) {
       "lora-modules:\n"
       "  - {name: a, path: /p}\n"
       "  - b=/q\n");
-  const ServeFlags from_file = parse({"--config", file.path(), "--port=99"});
+  const ServeFlags from_file = parse_serve({"--config", file.path(), "--port=99"});
   EXPECT_EQ(from_file.load.model, "from-file");
   EXPECT_EQ(from_file.server.port, 99);
   EXPECT_EQ(from_file.engine.max_num_seqs, 7);
   EXPECT_FALSE(from_file.engine.enable_prefix_caching);
   EXPECT_EQ(from_file.lora_modules, (std::vector<std::string>{R"({"name":"a","path":"/p"})", "b=/q"}));
 
-  const ServeFlags both = parse({"mine", "--enable-prefix-caching", "--config=" + file.path()});
+  const ServeFlags both = parse_serve({"mine", "--enable-prefix-caching", "--config=" + file.path()});
   EXPECT_EQ(both.load.model, "mine");
   EXPECT_TRUE(both.engine.enable_prefix_caching);
 }
 
 TEST(ServeFlags, BrokenConfigFilesAreRefused) {
   const ConfigFile list("- a\n- b\n");
-  EXPECT_THAT(refusal({"m", "--config", list.path()}), testing::HasSubstr("flag-name: value"));
+  EXPECT_THAT(serve_refusal({"m", "--config", list.path()}), HasSubstr("flag-name: value"));
   const ConfigFile unknown("no-such-thing: 1\n");
-  EXPECT_THAT(refusal({"m", "--config", unknown.path()}), testing::HasSubstr("--no-such-thing"));
+  EXPECT_THAT(serve_refusal({"m", "--config", unknown.path()}), HasSubstr("--no-such-thing"));
   const ConfigFile broken("a: [1\n");
-  EXPECT_THAT(refusal({"m", "--config", broken.path()}), testing::HasSubstr("line"));
+  EXPECT_THAT(serve_refusal({"m", "--config", broken.path()}), HasSubstr("line"));
 }
 
 TEST(ServeFlags, Environment) {
   setenv("VLLM_API_KEY", "secret", 1);
   setenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING", "true", 1);
   setenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "9", 1);
-  const ServeFlags flags = parse({"m"});
+  const ServeFlags flags = parse_serve({"m"});
   EXPECT_EQ(flags.server.api_keys, std::vector<std::string>{"secret"});
   EXPECT_TRUE(flags.server.allow_runtime_lora_updating);
   EXPECT_EQ(flags.server.keep_alive_timeout, std::chrono::seconds(9));
-  EXPECT_EQ(parse({"m", "--api-key", "mine"}).server.api_keys, std::vector<std::string>{"mine"});
+  EXPECT_EQ(parse_serve({"m", "--api-key", "mine"}).server.api_keys, std::vector<std::string>{"mine"});
   unsetenv("VLLM_API_KEY");
   unsetenv("VLLM_ALLOW_RUNTIME_LORA_UPDATING");
   unsetenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE");
 }
 
 TEST(ServeFlags, WatchingNeedsLora) {
-  EXPECT_THAT(refusal({"m", "--lora-watch", "saves/x"}), testing::HasSubstr("--enable-lora"));
-  const ServeFlags flags = parse({"m", "--enable-lora", "--lora-watch", "saves/x", "y=saves/y"});
+  EXPECT_THAT(serve_refusal({"m", "--lora-watch", "saves/x"}), HasSubstr("--enable-lora"));
+  const ServeFlags flags = parse_serve({"m", "--enable-lora", "--lora-watch", "saves/x", "y=saves/y"});
   EXPECT_EQ(flags.lora_watch, (std::vector<std::string>{"saves/x", "y=saves/y"}));
 }
 

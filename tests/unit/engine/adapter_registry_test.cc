@@ -239,9 +239,12 @@ TEST_F(AdapterRegistryTest, ManyThreadsLoadUseAndUnload) {
                 << error.what();
           }
         } else if (const AdapterLease lease = registry->lease(name)) {
-          const auto answer = registry->acquire(lease);
-          EXPECT_NE(answer.residency, Residency::kFailed);
+          const AdapterLease other = registry->lease(std::to_string(i % 8));
+          const bool both = i % 2 == 1 && other != nullptr && other != lease;
+          const std::vector<StackTerm> members = {{lease, 1.0f}, {other, 0.5f}};
+          EXPECT_NE(registry->acquire(both ? registry->stack(members) : lease).residency, Residency::kFailed);
         }
+        registry->remove_wake(registry->add_wake([&] { ++woken; }));
         EXPECT_LE(registry->resident_bytes(), 4 * one);
         registry->list();
       }

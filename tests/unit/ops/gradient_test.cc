@@ -48,13 +48,6 @@ Matrix minus_before(Matrix m) {
   return m;
 }
 
-WeightSource rows_of(const Matrix& w) {
-  const ConstMat view = w.view();
-  WeightSource source{.cols = view.cols, .rows = {}};
-  for (int64_t r = 0; r < view.rows; ++r) source.rows.push_back({view.row(r), DType::kF32});
-  return source;
-}
-
 class Gradient : public testing::Test {
  protected:
   std::unique_ptr<Weight> pack(const Matrix& w) { return ref_->pack_weight(rows_of(w), WeightFormat::kF32); }
