@@ -14,7 +14,9 @@ void measure_shape(KernelBench& bench, const LlamaShape& shape, int64_t rows) {
                 kv_width = int64_t{shape.kv_heads} * shape.head_dim;
   const RandomMatrix x(rows, d), delta(rows, d), gate_up(rows, 2 * f), table(rows, shape.head_dim);
   RandomMatrix y(rows, d), sum(rows, d), activated(rows, f), q(rows, q_width), k(rows, kv_width);
-  RandomMatrix gain(1, d);
+  RandomMatrix gain(1, d), scales(1, rows);
+  constexpr int64_t kExperts = 128;
+  const RandomMatrix logits(rows, kExperts);
   std::vector<int32_t> ids(static_cast<size_t>(rows));
   std::iota(ids.begin(), ids.end(), 0);
   const auto embeddings =
@@ -41,6 +43,9 @@ void measure_shape(KernelBench& bench, const LlamaShape& shape, int64_t rows) {
   measure("softcap", 2 * f, [&] { ops.softcap(activated, 30.0f); });
   measure("add", 3 * d, [&] { ops.add(sum, x); });
   measure("gather_rows", 2 * d, [&] { ops.gather_rows(y, x, ids); });
+  measure("scatter_add", 3 * d, [&] { ops.scatter_add(y, x, ids, scales.span()); });
+  measure("clear", d, [&] { ops.clear(y); });
+  measure("route, 8 of 128", kExperts, [&] { ops.route(logits, {.per_token = 8, .normalises = true}); });
   measure("scale_columns", 2 * d, [&] { ops.scale_columns(y, gain.span()); });
 }
 

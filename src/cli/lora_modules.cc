@@ -22,7 +22,8 @@ LoraModule module_from_json(const json& object, const std::string& item) {
   if (!object.is_object()) fail_fields(item, "expected an object with \"name\" and \"path\"");
   for (const auto& [key, value] : object.items()) {
     if (key == "is_3d_lora_weight") {
-      if (value != false) fail_fields(item, "is_3d_lora_weight is for mixture-of-experts adapters");
+      if (value != false)
+        fail_fields(item, "adapters on stacked experts (target_parameters) are not supported");
     } else if (key != "name" && key != "path" && key != "base_model_name") {
       fail_fields(item, fmt::format("unknown field '{}'", key));
     } else if (!value.is_string() && !(key == "base_model_name" && value.is_null())) {

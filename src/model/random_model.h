@@ -13,7 +13,7 @@ namespace polylora {
 /// are 1.
 std::unique_ptr<Model> make_random_model(const ModelConfig& config, Backend& backend, WeightFormat format);
 
-/// Pairs of `rank` on all seven modules of every layer, held in `dtype`.
+/// Pairs of `rank` on all linear layers (is_linear_layer), held in `dtype`.
 std::unique_ptr<Adapter> make_random_adapter(const ModelConfig& config, Backend& backend, int64_t rank,
                                              DType dtype);
 

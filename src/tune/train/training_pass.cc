@@ -190,20 +190,22 @@ void TrainingPass::embed(const MicroBatch& micro, Mode mode) {
 }
 
 void TrainingPass::enable_dropout(MicroBatch& micro) {
-  micro.batch.adapter_input = [this, &micro](ConstMat x, int layer, Site site,
-                                             std::span<const int32_t> selected) -> ConstMat {
+  micro.batch.adapter_input = [this, keys = std::span<const uint64_t>(micro.row_keys)](
+                                  ConstMat x, int layer, Site site,
+                                  std::span<const int32_t> selected) -> ConstMat {
     const Mat dropped = dropped_.row_range(0, x.rows).columns(0, x.cols);
     backend_.dropout(dropped, x, static_cast<float>(options_.dropout),
-                     {keys_of(micro, selected), dropout_stream(layer, site)}, false);
+                     {keys_of(keys, selected), dropout_stream(layer, site)}, false);
     return dropped;
   };
 }
 
-/// Those of some rows; empty: of all.
-std::span<const uint64_t> TrainingPass::keys_of(const MicroBatch& micro, std::span<const int32_t> selected) {
-  if (selected.empty()) return micro.row_keys;
+/// Those of some rows; none selected: of all.
+std::span<const uint64_t> TrainingPass::keys_of(std::span<const uint64_t> keys,
+                                                std::span<const int32_t> selected) {
+  if (selected.empty()) return keys;
   expert_keys_.clear();
-  for (const int32_t row : selected) expert_keys_.push_back(micro.row_keys[static_cast<size_t>(row)]);
+  for (const int32_t row : selected) expert_keys_.push_back(keys[static_cast<size_t>(row)]);
   return expert_keys_;
 }
 
@@ -417,7 +419,7 @@ void TrainingPass::project_backward(Mat dx, Mat dy, ConstMat x, int layer, Site 
   backend_.lora_backward(d_dropped, dy, dropped, pairs, options_.dtype);
   if (dx.data != nullptr) {
     backend_.dropout(dx, d_dropped, static_cast<float>(options_.dropout),
-                     {keys_of(micro, selected.rows), dropout_stream(layer, site)}, true);
+                     {keys_of(micro.row_keys, selected.rows), dropout_stream(layer, site)}, true);
   }
 }
 

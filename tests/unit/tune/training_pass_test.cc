@@ -187,7 +187,7 @@ TEST(TrainingPassGradients, ExpertsAndTheirRouter) {
       LoraSettings settings = rank3();
       settings.use_dora = use_dora;
       settings.targets = {"gate", "gate_proj", "up_proj", "down_proj"};
-      TinyTraining t("ref", 1, settings, in_f32(), WeightFormat::kF32, config);
+      TinyTraining t("cpu", 1, settings, in_f32(), WeightFormat::kF32, config);
       EXPECT_EQ(t.trained.pairs().size(), 3u * (1 + 5 * 3));
       const auto examples = random_examples(5, 5);
       const auto objective = make_next_token_objective(examples, 128);
