@@ -22,9 +22,10 @@ constexpr int kQuantNarrowRows = 2;
 constexpr int kValueTileRows = 2;
 constexpr int kValueTileCols = 1;
 
-typedef float Vec __attribute__((vector_size(64)));     // 16 floats
-typedef int32_t IVec __attribute__((vector_size(64)));  // 16 int32, and a mask (-1 = true) where compared
-using Row = IVec;                                       // 64 raw bytes of a panel
+typedef float Vec __attribute__((vector_size(64)));      // 16 floats
+typedef int32_t IVec __attribute__((vector_size(64)));   // 16 int32, and a mask (-1 = true) where compared
+typedef uint32_t UVec __attribute__((vector_size(64)));  // its bits where sums may wrap
+using Row = IVec;                                        // 64 raw bytes of a panel
 
 template <typename To, typename From>
 POLYLORA_INLINE To bits_of(From from) {
@@ -127,8 +128,9 @@ POLYLORA_INLINE Vec zero_below(Vec v, Vec x, Vec bound) {
 POLYLORA_INLINE IVec isplat(int32_t x) {
   return IVec{} + x;
 }
+/// Wraps, as the machine's does: sums of packed bytes and what a NaN was rounded to need not fit.
 POLYLORA_INLINE IVec iadd(IVec a, IVec b) {
-  return a + b;
+  return bits_of<IVec>(bits_of<UVec>(a) + bits_of<UVec>(b));
 }
 POLYLORA_INLINE int32_t reduce_add(IVec a) {
   int32_t sum = 0;
@@ -141,7 +143,7 @@ POLYLORA_INLINE Vec to_float(IVec a) {
 /// Rounds to nearest even, |a| < 2^22: adding 1.5 * 2^23 leaves the integer in the low mantissa bits.
 POLYLORA_INLINE IVec round_to_int(Vec a) {
   constexpr float kMagic = 12582912.0f;
-  return bits_of<IVec>(a + kMagic) - bits_of<IVec>(splat(kMagic));
+  return bits_of<IVec>(bits_of<UVec>(a + kMagic) - bits_of<UVec>(splat(kMagic)));
 }
 POLYLORA_INLINE Vec power_of_two(IVec e) {
   return bits_of<Vec>((e + 127) << 23);
