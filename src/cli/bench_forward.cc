@@ -197,29 +197,22 @@ class ForwardBench {
     return kind.tokens() / median(seconds);
   }
 
-  /// Calls fn(weight, is an expert's) for the linears of all layers.
+  /// Calls fn(weight, whether it is a feed-forward's) for the linears of all layers.
   template <typename Fn>
   void for_each_linear(Fn fn) const {
     const std::vector<Site> all_sites = sites(model_->config);
     for (const Layer& layer : model_->layers) {
-      for (const Site site : all_sites)
-        fn(*layer.at(site).weight, model_->config.has_experts() && site >= Site::kGateUp);
+      for (const Site site : all_sites) fn(*layer.at(site).weight, site >= Site::kGateUp);
     }
-  }
-
-  /// How many of the experts a token uses.
-  double expert_share() const {
-    const ExpertsConfig& experts = model_->config.experts;
-    return static_cast<double>(experts.per_token) / std::max(1, experts.count);
   }
 
   /// Bytes of weights that a step without adapters reads; of experts those that some token is expected to
   /// use.
   double step_bytes(double tokens) const {
-    const double used = 1.0 - std::pow(1.0 - expert_share(), tokens);
+    const double used = 1.0 - std::pow(1.0 - model_->config.experts.share(), tokens);
     auto bytes = static_cast<double>(model_->output_embedding().bytes());
-    for_each_linear([&](const Weight& weight, bool of_expert) {
-      bytes += static_cast<double>(weight.bytes()) * (of_expert ? used : 1.0);
+    for_each_linear([&](const Weight& weight, bool feeds_forward) {
+      bytes += static_cast<double>(weight.bytes()) * (feeds_forward ? used : 1.0);
     });
     return bytes;
   }
@@ -227,8 +220,9 @@ class ForwardBench {
   /// Multiply-adds of the linears of a token; lm_head counts for the last one of a sequence alone.
   double linear_flops(const Kind& kind) const {
     double products = 0;
-    for_each_linear([&](const Weight& weight, bool of_expert) {
-      products += static_cast<double>(weight.rows() * weight.cols()) * (of_expert ? expert_share() : 1.0);
+    for_each_linear([&](const Weight& weight, bool feeds_forward) {
+      products += static_cast<double>(weight.rows() * weight.cols()) *
+                  (feeds_forward ? model_->config.experts.share() : 1.0);
     });
     const Weight& head = model_->output_embedding();
     return 2 * (products * kind.tokens() + static_cast<double>(head.rows() * head.cols()) * kind.streams);

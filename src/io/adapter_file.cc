@@ -28,8 +28,8 @@ struct ModuleAddress {
 /// The linear modules of a base by their path.
 class ModuleAddresses {
  public:
-  explicit ModuleAddresses(const ModelConfig& config) : layers_(config.num_layers) {
-    for (const LinearModule& module : linear_modules(config))
+  ModuleAddresses(const std::vector<LinearModule>& modules, int layers) : layers_(layers) {
+    for (const LinearModule& module : modules)
       modules_.emplace(module.path, static_cast<int>(modules_.size()));
   }
 
@@ -206,8 +206,8 @@ AdapterFile::AdapterFile(const fs::path& path, const ModelConfig& config)
 
 void AdapterFile::resolve() {
   const std::string file = source_.file().path().string();
-  const ModuleAddresses addresses(model_);
   const auto modules = linear_modules(model_);
+  const ModuleAddresses addresses(modules, model_.num_layers);
   const AdapterConfig& peft = source_.config;
   if (source_.parts.empty()) fail(ErrorCode::kDataCorrupt, "{}: the adapter holds no LoRA tensors", file);
   check_targets(source_, addresses, model_);

@@ -12,10 +12,10 @@ namespace polylora {
 struct GgufPreTokenizer {
   std::string_view name;
   std::span<const std::string_view>
-      splits;          // regexes, each applied to the pieces that the one before it left
-  bool nfc;            // HF's tokenizer of these models normalises
-  bool ignore_merges;  // a word that is a token is that token
-  bool add_bos;        // where the file does not say
+      splits;                  // regexes, each applied to the pieces that the one before it left
+  bool nfc = false;            // HF's tokenizer of these models normalises
+  bool ignore_merges = false;  // a word that is a token is that token
+  bool add_bos = false;        // where the file does not say
 
   /// The "pre_tokenizer" of tokenizer.json.
   nlohmann::ordered_json to_json() const;

@@ -33,6 +33,9 @@ struct ExpertsConfig {
   int per_token = 0;
   bool normalises = true;  // the weights of a token's experts are made to sum to 1
   MixtureNames names;
+
+  /// How much of the feed-forwards a token uses.
+  double share() const { return count > 0 ? static_cast<double>(per_token) / count : 1.0; }
 };
 
 struct ModelConfig {

@@ -55,9 +55,7 @@ size_t ForwardPass::bytes() const {
 
 /// One set for all layers: nothing is read again once the next layer has begun.
 LayerActivations ForwardPass::activations() const {
-  const auto rows = [this](const Mat& activation) {
-    return activation.data == nullptr ? Mat() : activation.row_range(0, rows_);
-  };
+  const auto rows = [this](const Mat& activation) { return activation.row_range(0, rows_); };
   return {.residual = rows(residual_),
           .attention_in = rows(normed_),
           .projected = rows(qkv_),

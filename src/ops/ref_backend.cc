@@ -394,14 +394,9 @@ class RefBackend final : public TrainingBackend {
   }
 
   Routing do_route(ConstMat logits, const RouterParams& params) override {
-    const auto k = static_cast<size_t>(params.per_token), rows = static_cast<size_t>(logits.rows);
-    std::vector<int32_t> picked(rows * k);
-    std::vector<float> weights(rows * k);
-    for (size_t t = 0; t < rows; ++t) {
-      const std::span row(logits.row(static_cast<int64_t>(t)), static_cast<size_t>(logits.cols));
-      pick_experts(row, params, &picked[t * k], &weights[t * k]);
-    }
-    return group_by_expert(picked, weights, params.per_token, static_cast<int>(logits.cols));
+    return route_rows(logits, params, [](int64_t rows, auto pick) {
+      for (int64_t t = 0; t < rows; ++t) pick(t);
+    });
   }
 
   void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) override {

@@ -43,6 +43,20 @@ void pick_experts(std::span<const float> logits, const RouterParams& params, int
 Routing group_by_expert(std::span<const int32_t> picked, std::span<const float> weights, int per_token,
                         int experts);
 
+/// What pick_experts says of every row. for_rows(rows, fn) calls fn(row) for each, on any threads.
+template <typename ForRows>
+Routing route_rows(ConstMat logits, const RouterParams& params, ForRows for_rows) {
+  const auto k = static_cast<size_t>(params.per_token), rows = static_cast<size_t>(logits.rows);
+  std::vector<int32_t> picked(rows * k);
+  std::vector<float> weights(rows * k);
+  for_rows(logits.rows, [&](int64_t row) {
+    const size_t first = static_cast<size_t>(row) * k;
+    pick_experts({logits.row(row), static_cast<size_t>(logits.cols)}, params, &picked[first],
+                 &weights[first]);
+  });
+  return group_by_expert(picked, weights, params.per_token, static_cast<int>(logits.cols));
+}
+
 /// d_logits[T,E] = the gradient of the logits. `gains` [T*k], by entry: d loss / d weight, times the weight.
 void route_backward(Mat d_logits, ConstMat logits, const Routing& routing, const RouterParams& params,
                     std::span<const float> gains);

@@ -194,15 +194,8 @@ class CpuBackend final : public TrainingBackend {
   }
 
   Routing do_route(ConstMat logits, const RouterParams& params) override {
-    const auto k = static_cast<size_t>(params.per_token), rows = static_cast<size_t>(logits.rows);
-    std::vector<int32_t> picked(rows * k);
-    std::vector<float> weights(rows * k);
-    for_rows(logits.rows, 8 * logits.cols, [&](int64_t row) {
-      const auto t = static_cast<size_t>(row);
-      pick_experts({logits.row(row), static_cast<size_t>(logits.cols)}, params, &picked[t * k],
-                   &weights[t * k]);
-    });
-    return group_by_expert(picked, weights, params.per_token, static_cast<int>(logits.cols));
+    return route_rows(logits, params,
+                      [&](int64_t rows, auto pick) { for_rows(rows, 8 * logits.cols, pick); });
   }
 
   void do_scale_columns(Mat y, std::span<const float> gain, std::span<const float> shift) override {

@@ -1,16 +1,12 @@
 #include "tune/train/training_cost.h"
 
-#include <algorithm>
-
 namespace polylora {
 
 double training_flops(const ModelConfig& config, const TrainableAdapter& trained, const MicroBatch& micro) {
   double linear_weights = 0.0, pair_weights = 0.0, seen_keys = 0.0;
-  const double expert_share =
-      static_cast<double>(config.experts.per_token) / std::max(1, config.experts.count);
   for (const LinearModule& module : linear_modules(config)) {
     linear_weights += static_cast<double>(module.n_count * module.k) * config.num_layers *
-                      (module.expert >= 0 ? expert_share : 1.0);
+                      (module.expert >= 0 ? config.experts.share() : 1.0);
   }
   for (const Parameter& parameter : trained.parameters()) {
     if (parameter.kind == Parameter::Kind::kLoraA || parameter.kind == Parameter::Kind::kLoraB)

@@ -89,7 +89,7 @@ class TrainingPass {
   std::span<const uint64_t> keys_of(std::span<const uint64_t> keys, std::span<const int32_t> selected);
   const Weight& embedding() const { return embedding_ != nullptr ? *embedding_ : *model_.embedding; }
   const Weight& lm_head() const { return lm_head_ != nullptr ? *lm_head_ : model_.output_embedding(); }
-  Mat rows(const Mat& mat) const { return mat.data == nullptr ? Mat() : mat.row_range(0, rows_); }
+  Mat rows(const Mat& mat) const { return mat.row_range(0, rows_); }
 
   const Model& model_;
   TrainingBackend& backend_;

@@ -48,10 +48,7 @@ class RandomTensors {
 
 inline std::unique_ptr<Weight> pack(Backend& backend, const std::vector<float>& values, int64_t rows,
                                     int64_t cols) {
-  WeightSource source;
-  source.cols = cols;
-  for (int64_t row = 0; row < rows; ++row) source.rows.push_back({values.data() + row * cols, DType::kF32});
-  return backend.pack_weight(source, WeightFormat::kBf16);
+  return backend.pack_weight(rows_of(ConstMat(values.data(), rows, cols)), WeightFormat::kBf16);
 }
 
 inline Model tiny_model(Backend& backend) {

@@ -12,9 +12,7 @@ namespace {
 TEST(Dora, NormsAreOfTheRowsWithThePairAdded) {
   const auto backend = make_backend({.name = "cpu", .threads = 1});
   const std::vector<float> w = {9, 9, 3, 0, 0, 4, 1, 1};  // [4,2]
-  WeightSource source{.cols = 2, .rows = {}};
-  for (size_t r = 0; r < 4; ++r) source.rows.push_back({&w[2 * r], DType::kF32});
-  const auto weight = backend->pack_weight(source, WeightFormat::kF32);
+  const auto weight = backend->pack_weight(rows_of(ConstMat(w.data(), 4, 2)), WeightFormat::kF32);
   const std::vector<float> a = {0, 2, 4, 0};  // [2,2]
   const std::vector<float> b = {1, 0, 0, 1};  // [2,2]: rows 1 and 2 of w
   const LoraPairSource pair{.n_begin = 1,

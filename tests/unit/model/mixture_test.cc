@@ -6,24 +6,10 @@
 
 #include "model/forward.h"
 #include "model/random_model.h"
+#include "model/small_config.h"
 
 namespace polylora {
 namespace {
-
-ModelConfig small_mixture() {
-  ModelConfig config;
-  config.hidden_size = 64;
-  config.intermediate_size = 96;
-  config.num_layers = 2;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 16;
-  config.vocab_size = 200;
-  config.max_position_embeddings = 64;
-  config.qk_norm = true;
-  config.experts = {.count = 6, .per_token = 3, .normalises = true, .names = {.block = "mlp"}};
-  return config;
-}
 
 /// Pairs on the attention, the router and every expert.
 std::unique_ptr<Adapter> adapter_everywhere(const ModelConfig& config, Backend& backend, float size) {

@@ -5,26 +5,10 @@
 
 #include <set>
 
+#include "model/small_config.h"
+
 namespace polylora {
 namespace {
-
-ModelConfig small_config() {
-  ModelConfig config;
-  config.hidden_size = 64;
-  config.intermediate_size = 160;
-  config.num_layers = 2;
-  config.num_heads = 4;
-  config.num_kv_heads = 2;
-  config.head_dim = 24;  // not hidden / heads
-  config.vocab_size = 320;
-  return config;
-}
-
-ModelConfig small_mixture() {
-  ModelConfig config = small_config();
-  config.experts = {.count = 5, .per_token = 2, .normalises = true, .names = {.block = "mlp"}};
-  return config;
-}
 
 void expect_tiles(const ModelConfig& config) {
   std::vector<int64_t> next(site_count(config));

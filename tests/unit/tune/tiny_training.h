@@ -43,9 +43,7 @@ inline Model tiny_model(Backend& backend, WeightFormat format = WeightFormat::kF
   uint64_t stream = 0;
   const auto pack = [&](int64_t rows, int64_t cols, float scale) {
     const std::vector<float> values = random_values(rows * cols, ++stream, scale);
-    WeightSource source{.cols = cols, .rows = {}};
-    for (int64_t r = 0; r < rows; ++r) source.rows.push_back({values.data() + r * cols, DType::kF32});
-    return backend.pack_weight(source, format);
+    return backend.pack_weight(rows_of(ConstMat(values.data(), rows, cols)), format);
   };
   const auto gain_of = [&](int64_t width) {
     std::vector<float> gain = random_values(width, ++stream, 0.2f);
